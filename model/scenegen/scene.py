@@ -135,6 +135,15 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where a generation stands: the stage at work, the share of the whole that is done (0..1), an asset just finished."""
+
+    stage: str
+    fraction: float
+    asset: Asset | None = None
+
+
+@dataclass(frozen=True)
 class PlacedObject:
     """An asset placed in the robot's frame.
 
