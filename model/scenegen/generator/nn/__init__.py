@@ -1,0 +1,1 @@
+"""Small network parts that the structure and latent models share. Knows nothing about scenes."""

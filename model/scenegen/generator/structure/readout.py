@@ -1,0 +1,173 @@
+"""What a small encoder already knows of shape and placement, read out of the condition tokens.
+
+At full size the flow transformer finds everything in the condition tokens by itself. A small one trained for hours
+does not: spec/small_model.md measured that it learns shape and placement only when both are first regressed from
+the tokens and handed to it. The readout is that regression. It starts the latents (added to the latent tokens) and
+the position head (whose iterations refine the estimate). Published models have none.
+
+Knows nothing about images, time steps or sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ConditionEstimate:
+    """Regressed from condition tokens, one row per asset.
+
+    latents [N, L, D]: structure latents in patchified token layout.
+    placements [N, 8]: relative to the first asset of each scene; translation, quaternion wxyz, scale, as the position head.
+    yaw_logits [N, bins]: apparent yaw, relative to the viewing ray. position [N, 3]: centre in the heading frame
+    (x right, y forward, z up, origin at the camera), in camera heights. log_size [N]: of size over camera height.
+    features [N, C]: what yaw, size and family are read from.
+    """
+
+    latents: Tensor
+    placements: Tensor
+    yaw_logits: Tensor
+    position: Tensor
+    log_size: Tensor
+    features: Tensor
+
+
+class ReadoutBlock(nn.Module):
+    """Pre-norm block of queries that attend to a context, then to themselves, then an MLP."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_cross, self.norm_self, self.norm_mlp = (nn.LayerNorm(channels) for _ in range(3))
+        self.to_q, self.to_kv = nn.Linear(channels, channels), nn.Linear(channels, 2 * channels)
+        self.cross_out = nn.Linear(channels, channels)
+        self.to_qkv, self.self_out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.GELU(approximate="tanh"), nn.Linear(4 * channels, channels)
+        )
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        # Short sequences: the explicit product is several times faster to train on a CPU than the fused kernel.
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.cross_out(self.attend(self.to_q(self.norm_cross(x)), *self.to_kv(context).chunk(2, dim=-1)))
+        x = x + self.self_out(self.attend(*self.to_qkv(self.norm_self(x)).chunk(3, dim=-1)))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class ConditionReadout(nn.Module):
+    """Condition tokens [N, T, C] -> ConditionEstimate.
+
+    The token layout is that of spec/structure.md section 6.4, with ``local_tokens`` tokens per image block.
+    latent_tokens, latent_channels: L and D of the estimate. yaw_bins: bins of the apparent yaw over the full turn.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        latent_tokens: int,
+        latent_channels: int,
+        local_tokens: int,
+        num_heads: int = 3,
+        depth: int = 2,
+        yaw_bins: int = 36,
+    ) -> None:
+        super().__init__()
+        self.local_tokens = local_tokens
+        self.yaw_bins = yaw_bins
+        self.shape_queries = nn.Parameter(torch.randn(1, latent_tokens, channels) * 0.5)
+        self.place_query = nn.Parameter(torch.randn(1, 1, channels) * 0.5)
+        self.place_inputs = nn.Linear(4 * channels, channels)
+        self.shape_blocks = nn.ModuleList(ReadoutBlock(channels, num_heads) for _ in range(depth))
+        self.place_blocks = nn.ModuleList(ReadoutBlock(channels, num_heads) for _ in range(depth))
+        self.context_norm = nn.LayerNorm(channels)
+        self.to_latents = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, latent_channels))
+        self.to_features = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+        self.to_yaw = nn.Linear(channels, yaw_bins)
+        self.to_place = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, 4)
+        )
+
+    def forward(self, cond: Tensor, *, scenes: int = 1) -> ConditionEstimate:
+        """cond [N, T, C], the assets of ``scenes`` scenes of equal count, scene-major; the first of each is its query.
+
+        Rows of zeros (dropped conditions) give zero latents and the identity placement.
+        """
+        n, local = cond.shape[0], self.local_tokens
+        present = cond.abs().amax(dim=(1, 2)) > 0
+        context = self.context_norm(cond)
+        geometry = 3 * local
+        half = (cond.shape[1] - geometry) // 2
+        class_tokens = [context[:, i] for i in (0, local, geometry, geometry + half)]
+
+        shape = self.shape_queries.expand(n, -1, -1)
+        for block in self.shape_blocks:
+            shape = block(shape, context[:, :local])
+        latents = self.to_latents(shape).float() * present[:, None, None]
+
+        place = self.place_query + self.place_inputs(torch.cat(class_tokens, dim=-1))[:, None]
+        for block in self.place_blocks:
+            place = block(place, context)
+        features = self.to_features(context[:, 0])
+        yaw_logits = self.to_yaw(features).float()
+        values = self.to_place(place[:, 0]).float()
+        position, log_size = values[:, :3], values[:, 3]
+        placements = compose_placements(position, log_size, yaw_from_logits(yaw_logits), scenes)
+        identity = placements.new_tensor([0, 0, 0, 1, 0, 0, 0, 1.0])
+        return ConditionEstimate(
+            latents=latents,
+            placements=torch.where(present[:, None], placements, identity),
+            yaw_logits=yaw_logits,
+            position=position,
+            log_size=log_size,
+            features=features,
+        )
+
+
+def yaw_from_logits(logits: Tensor) -> Tensor:
+    """Apparent yaw [N] in radians from bins [N, bins]; bin b is centred on 2 pi b / bins.
+
+    Circular mean over the best bin and its two neighbours on each side: the mean over all bins would fall between
+    the peaks of an object whose front is uncertain.
+    """
+    bins = logits.shape[-1]
+    best = logits.argmax(-1, keepdim=True)
+    near = (best + torch.arange(-2, 3, device=logits.device)) % bins
+    weights = logits.softmax(-1).gather(-1, near)
+    angles = near * (2 * math.pi / bins)
+    return torch.atan2((weights * angles.sin()).sum(-1), (weights * angles.cos()).sum(-1))
+
+
+def yaw_targets(yaw: Tensor, bins: int, concentration: float = 20.0) -> Tensor:
+    """Soft targets [N, bins] for apparent yaws [N]: a von Mises bump around each."""
+    centres = torch.arange(bins, device=yaw.device) * (2 * math.pi / bins)
+    return F.softmax(concentration * torch.cos(centres - yaw[:, None]), dim=-1)
+
+
+def compose_placements(position: Tensor, log_size: Tensor, apparent_yaw: Tensor, scenes: int) -> Tensor:
+    """Placements [N, 8] relative to the first asset of each scene, from camera-frame estimates.
+
+    position [N, 3] in the heading frame, log_size [N], apparent_yaw [N]. Objects stand upright, so rotations are
+    yaws: about z in the heading frame, about y in the placement's y-up frame (spec/structure.md section 7).
+    """
+    yaw = apparent_yaw + torch.atan2(position[:, 1], position[:, 0])
+
+    def of_query(x: Tensor) -> Tensor:
+        grouped = x.unflatten(0, (scenes, -1))
+        return grouped[:, :1].expand_as(grouped).flatten(0, 1)
+
+    offset = (position - of_query(position)) / of_query(log_size).exp()[:, None]
+    cos, sin = of_query(yaw).cos(), of_query(yaw).sin()
+    x, y = cos * offset[:, 0] + sin * offset[:, 1], cos * offset[:, 1] - sin * offset[:, 0]
+    half = (yaw - of_query(yaw)) / 2
+    zero = torch.zeros_like(half)
+    scale = (log_size - of_query(log_size)).exp()
+    return torch.stack([x, offset[:, 2], -y, half.cos(), zero, half.sin(), zero, scale], dim=-1)
