@@ -5,11 +5,20 @@ A case's config names what to build ("name" or "kind"); BUILDERS maps that to a 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from scenegen.generator.conditioning import condition_tokens, image_tensor
+from scenegen.generator.encoders.dinov2 import normalise_tokens
+from scenegen.generator.encoders.vggt import VGGTAggregator
+from scenegen.generator.encoders.vit import ImageNorm
+from scenegen.generator.preprocessing import crop_cutout, geometry_image, mask_image, scene_image
 from scenegen.generator.structure.coords import occupied_voxels
 from scenegen.generator.structure.vae import SparseStructureDecoder, SparseStructureEncoder
 
@@ -25,10 +34,52 @@ class _Coords(nn.Module):
         return {"coords": occupied_voxels(self.decoder(z))}
 
 
+class _Aggregator(VGGTAggregator):
+    def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        first, last = super().forward(images, rounds=(0, -1))
+        return {"tokens_first": first, "tokens_last": last, "condition": torch.cat(last.chunk(2, dim=-1), dim=2)}
+
+
+class _Preprocess(nn.Module):
+    """Published sizes; the images come as encoded files."""
+
+    def forward(self, asset: Tensor, mask: Tensor, scene: Tensor) -> dict[str, Tensor]:
+        cutout, mask_rgb, image = (
+            np.asarray(Image.open(io.BytesIO(part.cpu().numpy().tobytes()))) for part in (asset, mask, scene)
+        )
+        asset_u8, mask_u8 = crop_cutout(cutout, 518), mask_image(mask_rgb[..., 0] > 127, 518)
+        scene_u8, vggt_u8 = scene_image(image, 518), geometry_image(image, 518)
+        normalise = ImageNorm()
+
+        def encoder_input(image_u8: np.ndarray) -> Tensor:
+            return normalise(image_tensor(image_u8[None]))[..., ::37, ::37]
+
+        return {
+            "dino_asset_sub": encoder_input(asset_u8),
+            "dino_mask_sub": encoder_input(mask_u8),
+            "dino_scene_sub": encoder_input(scene_u8),
+            "vggt_sub": image_tensor(vggt_u8[None, None])[..., ::37, ::37],
+            "asset_u8_ds": torch.from_numpy(asset_u8[::4, ::4].copy()),
+            "mask_u8": torch.from_numpy(mask_u8[..., 0].copy()),
+            "scene_u8_ds": torch.from_numpy(scene_u8[::4, ::4].copy()).permute(2, 0, 1),
+            "vggt_u8_ds": torch.from_numpy(vggt_u8[::4, ::4].copy()).permute(2, 0, 1),
+        }
+
+
+class _CondAssembly(nn.Module):
+    def forward(self, dino_asset: Tensor, dino_mask: Tensor, dino_scene: Tensor, vggt: Tensor) -> dict[str, Tensor]:
+        images = (normalise_tokens(tokens) for tokens in (dino_asset, dino_mask, dino_scene))
+        view_of_asset = torch.zeros(len(dino_asset), dtype=torch.int64, device=vggt.device)
+        return {"cond": condition_tokens(*images, vggt, view_of_asset)}
+
+
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "SparseStructureEncoder": SparseStructureEncoder,
     "SparseStructureDecoder": SparseStructureDecoder,
     "SSCoords": _Coords,
+    "VGGTAggregator": _Aggregator,
+    "Preprocess": _Preprocess,
+    "CondAssembly": _CondAssembly,
 }
 
 
