@@ -1,0 +1,82 @@
+"""Builds the ROS interfaces with the ROS wheels of PyPI and installs them into a prefix, usually a virtual environment.
+
+Knows nothing about colcon or /opt/ros: with a real ROS 2, `colcon build` does all of this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = (ROOT / "pip_ros" / "tf2_msgs", ROOT / "pip_ros" / "vision_msgs", ROOT)
+
+
+def check_tools() -> None:
+    """Stops with what is missing and what to do, before cmake says it in its own way."""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        sys.exit(
+            f"Python's headers are missing ({header}): install them (Debian and Ubuntu: python3-dev of the same version) "
+            "or set PYTHON to an interpreter that has them."
+        )
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(compiler) is None:
+        sys.exit(f"There is no C++ compiler ({compiler}): install g++ (Debian and Ubuntu: build-essential) or set CXX.")
+
+
+def environment(prefixes: list[Path]) -> dict[str, str]:
+    """Environment in which cmake finds ROS and its tools under these prefixes and nowhere else."""
+    joined = os.pathsep.join(str(prefix) for prefix in prefixes)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AMENT_", "COLCON_", "PYTHON"))}
+    # A parent Python of another environment has set these; the wheels' start-up hook must run anew here.
+    for inherited in ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH"):
+        kept.pop(inherited, None)
+    scripts = os.pathsep.join(str(prefix / "bin") for prefix in prefixes)
+    return kept | {
+        "AMENT_PREFIX_PATH": joined,
+        "CMAKE_PREFIX_PATH": joined,
+        "PATH": scripts + os.pathsep + os.environ["PATH"],
+    }
+
+
+def build(prefix: Path, build_folder: Path, *, sources: bool) -> None:
+    """Builds every interface package and installs it under prefix.
+
+    sources: install the Python sources, launch files and the rest too, as a wheel needs them.
+    Raises subprocess.CalledProcessError when cmake fails.
+    """
+    check_tools()
+    # The order matters for a wheel: what was built a moment ago lies in prefix, ROS in the running environment.
+    env = environment(list(dict.fromkeys([prefix, Path(sys.prefix)])))
+    for package in PACKAGES:
+        folder = build_folder / (package.name if package != ROOT else "scenegen_ros")
+        configure = [
+            "cmake", "-S", package, "-B", folder, "-G", "Ninja", "--log-level=WARNING", "-Wno-dev",
+            f"-DCMAKE_INSTALL_PREFIX={prefix}",
+            f"-DPython3_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'pip_ros' / 'wheels.cmake'}",
+            "-DBUILD_TESTING=OFF",
+        ]  # fmt: skip
+        if package == ROOT:
+            configure.append(f"-DSCENEGEN_INSTALL_SOURCES={'ON' if sources else 'OFF'}")
+        for command in (configure, ["cmake", "--build", folder, "--target", "install", "--", "--quiet"]):
+            subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """Builds into the running virtual environment."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prefix", type=Path, default=Path(sys.prefix))
+    parser.add_argument("--build-folder", type=Path, default=ROOT / "build" / "pip_ros")
+    arguments = parser.parse_args()
+    build(arguments.prefix.resolve(), arguments.build_folder.resolve(), sources=False)
+
+
+if __name__ == "__main__":
+    main()
