@@ -1,0 +1,46 @@
+"""The coarse mesh of an asset: the surface of its sparse structure, in one colour.
+
+The fast preview and collision shape. Knows nothing about networks, placements or textures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from scenegen.scene import View
+
+_NEAREST_ZERO = 1e-3
+"""Logits closer to 0 than this are moved away from it: a surface through a voxel's centre has faces without area."""
+
+
+def coarse_mesh(logits: NDArray[np.float32], colour: NDArray[np.uint8]) -> trimesh.Trimesh | None:
+    """The closed surface where occupancy logits [R, R, R] cross 0, in asset units, z-up, inside [-0.5, 0.5]^3.
+
+    Voxel i has its centre at (i + 0.5) / R - 0.5. Enclosed cavities are filled: a published structure is a shell of
+    surface voxels. colour: uint8 [3] RGB of every vertex. None when no voxel is occupied. Normals point outwards.
+    """
+    occupied = logits > 0
+    if not occupied.any():
+        return None
+    cavities = ndimage.binary_fill_holes(occupied) & ~occupied
+    field = np.where(cavities, 1.0, np.where(occupied, logits.clip(_NEAREST_ZERO), logits.clip(max=-_NEAREST_ZERO)))
+    # beyond the box lies the mirror image of its border, negated: the surface closes exactly on the box
+    inside = np.pad(field, 1, mode="edge")
+    closed = np.where(np.pad(np.ones_like(occupied), 1), inside, -np.abs(inside))
+    vertices, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction="ascent")
+    vertices = (vertices - 0.5) / len(logits) - 0.5
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    mesh.visual.vertex_colors = np.tile(np.append(colour, 255).astype(np.uint8), (len(vertices), 1))
+    return mesh
+
+
+def mean_colour(views: Sequence[View], instance_id: int) -> NDArray[np.uint8]:
+    """Mean colour of an instance's pixels over all views: uint8 [3] RGB."""
+    pixels = np.concatenate([view.image[view.masks == instance_id] for view in views])
+    return pixels.mean(axis=0).round().astype(np.uint8)
