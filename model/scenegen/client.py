@@ -1,0 +1,284 @@
+"""SceneClient: SceneGen.generate, done by a generation server on a unix socket or across the network.
+
+One connection per generation; closing it is what cancels. Knows nothing about torch, ROS or how scenes are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import httpx
+
+from scenegen.address import Address
+from scenegen.scene import Cancelled, InvalidInput, Progress, Scene, View
+from scenegen.wire import MEDIA_TYPE, Event, EventReader, encode_request
+
+_Result = TypeVar("_Result")
+
+_POLL_S = 0.05
+_RETRY_WAITS_S = (0.2, 0.5, 1.0)
+_CHUNK = 1 << 18
+
+
+class ServerError(Exception):
+    """The generation server did not give a scene. The message says why and what to do."""
+
+
+class ServerUnreachable(ServerError):
+    """Nothing that speaks this protocol answers at the address. The request was not accepted."""
+
+
+class ServerNotReady(ServerError):
+    """The server is there but has no model: it is still loading, or loading failed."""
+
+
+class ServerBusy(ServerError):
+    """The server's queue is full. retry_after: seconds after which it wants to be asked again."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unauthorized(ServerError):
+    """The token is missing or wrong."""
+
+
+class RequestTooLarge(ServerError):
+    """The request is over one of the server's limits."""
+
+
+class GenerationFailed(ServerError):
+    """The server accepted the request and failed at it."""
+
+
+class ConnectionLost(ServerError):
+    """The connection broke after the request was sent: whether the server finished is unknown."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What the server says about its model; detail is one sentence for people."""
+
+    state: Literal["loading", "ready", "failed"]
+    detail: str
+
+
+class SceneClient:
+    """A generation server at an address: `unix:/path.sock`, `http://127.0.0.1:port` or `https://host:port`.
+
+    token: the server's bearer token, if it asks for one. ca_file: PEM of the authority that signed the server's
+    certificate, when that is not a public one. connect_s, silence_s: how long to wait for a connection, and for a
+    word (the server sends one every few seconds while it works) before the server counts as lost.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        ca_file: str | None = None,
+        connect_s: float = 5.0,
+        silence_s: float = 60.0,
+    ) -> None:
+        self._address = Address.parse(address)
+        if self._address.scheme == "http" and not self._address.is_local:
+            raise InvalidInput(
+                f"{address} is not on this machine and not encrypted: images and token would be open to read. "
+                "Use https://, or a tunnel to a loopback port"
+            )
+        self._base_url = "http://server" if self._address.scheme == "unix" else str(self._address)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._timeout = httpx.Timeout(silence_s, connect=connect_s)
+        self._verify = _tls_context(ca_file)
+        self._closed = threading.Event()
+
+    def ready(self) -> Readiness:
+        """Whether the model is loaded. ServerUnreachable, Unauthorized."""
+        return asyncio.run(self._guarded(self._ready(), lambda: False))
+
+    def generate(
+        self,
+        views: Sequence[View],
+        *,
+        seed: int = 42,
+        ids: Sequence[int] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Scene:
+        """As SceneGen.generate. Blocks; on_progress and cancelled are called in this thread, cancelled every 50 ms.
+
+        Raises InvalidInput, Cancelled (also after close), or the ServerError that tells what went wrong. A connection
+        that cannot be made is tried again a few times; a request that was sent is never sent again.
+        """
+        frames = encode_request(views, seed, ids, compact=self._address.scheme == "https")
+        exchange = self._generate(frames, on_progress or (lambda progress: None))
+        return asyncio.run(self._guarded(exchange, cancelled or (lambda: False)))
+
+    def close(self) -> None:
+        """Stop a generation that is running in another thread; it raises Cancelled, as does any later one."""
+        self._closed.set()
+
+    async def _guarded(self, exchange: Coroutine[Any, Any, _Result], cancelled: Callable[[], bool]) -> _Result:
+        """The exchange's result, or Cancelled within a poll of being asked, however silent the server is."""
+        task = asyncio.ensure_future(exchange)
+        try:
+            while not task.done():
+                if self._closed.is_set() or cancelled():
+                    raise Cancelled("the generation was cancelled")
+                await asyncio.wait({task}, timeout=_POLL_S)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _ready(self) -> Readiness:
+        async with self._http() as http, self._connected(http, "GET", "/v1/ready") as response:
+            await response.aread()
+            if response.status_code not in (200, 503):
+                raise self._refusal(response)
+            answer = _answer(response)
+            if answer.get("state") not in ("loading", "ready", "failed"):
+                raise self._refusal(response)
+            return Readiness(answer["state"], str(answer.get("detail", "")))
+
+    async def _generate(self, frames: list[bytes], on_progress: Callable[[Progress], None]) -> Scene:
+        async with self._http() as http, self._connected(http, "POST", "/v1/scenes", frames) as response:
+            if response.status_code != 200:
+                await response.aread()
+                raise self._refusal(response)
+            reader = EventReader()
+            try:
+                async for chunk in response.aiter_raw():
+                    for event in reader.feed(chunk):
+                        scene = _take(event, on_progress)
+                        if scene is not None:
+                            return scene
+            except httpx.TransportError as error:
+                raise self._lost(error) from error
+            raise self._lost("it closed the connection")
+
+    def _http(self) -> httpx.AsyncClient:
+        uds = self._address.path if self._address.scheme == "unix" else None
+        transport = httpx.AsyncHTTPTransport(uds=uds, verify=self._verify)
+        # trust_env off: a proxy set for web browsing must not come between a robot and its server.
+        return httpx.AsyncClient(
+            transport=transport,
+            base_url=self._base_url,
+            headers=self._headers,
+            timeout=self._timeout,
+            trust_env=False,
+        )
+
+    @asynccontextmanager
+    async def _connected(
+        self, http: httpx.AsyncClient, method: str, path: str, frames: Sequence[bytes] = ()
+    ) -> AsyncIterator[httpx.Response]:
+        """The response to one request, its body not read yet; connecting is retried, nothing else is."""
+        size = sum(map(len, frames))
+        headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(size)} if frames else {}
+        waits = iter(_RETRY_WAITS_S)
+        while True:
+            request = http.build_request(method, path, headers=headers, content=_chunks(frames) if frames else None)
+            try:
+                response = await http.send(request, stream=True)
+                break
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                wait = None if _is_certificate_error(error) else next(waits, None)
+                if wait is None:
+                    raise self._unreachable(error) from error
+                await asyncio.sleep(wait)
+            except httpx.TransportError as error:
+                raise self._lost(error) from error
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    def _unreachable(self, error: Exception) -> ServerUnreachable:
+        if _is_certificate_error(error):
+            return ServerUnreachable(
+                f"{self._address} shows a certificate that is not trusted ({error}): give the PEM file of the "
+                "authority that signed it, and use the host name it was made for"
+            )
+        return ServerUnreachable(
+            f"no generation server answers at {self._address} ({error or type(error).__name__}): start one with "
+            "`scenegen serve`, or correct the address"
+        )
+
+    def _lost(self, why: object) -> ConnectionLost:
+        return ConnectionLost(
+            f"the connection to {self._address} broke during the generation ({why or type(why).__name__}): the server "
+            "stopped or the network failed; look at the server's log and send the request again"
+        )
+
+    def _refusal(self, response: httpx.Response) -> Exception:
+        """The exception for an answer that is not a stream of events (DESIGN section 8: each its own)."""
+        answer = _answer(response)
+        error = str(answer.get("error", f"{self._address} answered {response.status_code}"))
+        message = ": ".join(filter(None, (error, str(answer.get("hint", "")))))
+        status = response.status_code
+        if "error" not in answer:
+            return ServerUnreachable(
+                f"what answers at {self._address} is not a generation server of this version (HTTP {status}): "
+                "correct the address"
+            )
+        if status == 401:
+            return Unauthorized(message)
+        if status in (413, 408):
+            return RequestTooLarge(message)
+        if status == 422:
+            return InvalidInput(message)
+        if status == 503 and "Retry-After" in response.headers:
+            return ServerBusy(message, float(response.headers["Retry-After"]))
+        if status == 503:
+            return ServerNotReady(message)
+        return GenerationFailed(message)
+
+
+def _take(event: Event, on_progress: Callable[[Progress], None]) -> Scene | None:
+    """The scene if the event is one; a failure is raised."""
+    if isinstance(event, Scene):
+        return event
+    if isinstance(event, Progress):
+        on_progress(event)
+        return None
+    if event.kind == "InvalidInput":
+        raise InvalidInput(event.message)
+    if event.kind == "ServerStopping":
+        raise ConnectionLost(event.message)
+    raise GenerationFailed(event.message)
+
+
+def _answer(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+async def _chunks(frames: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """Pieces small enough that the write timeout is one of silence, not of a whole upload."""
+    for frame in frames:
+        for start in range(0, len(frame), _CHUNK):
+            yield frame[start : start + _CHUNK]
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise InvalidInput(f"{ca_file} is not a readable PEM certificate ({error}): give the authority's") from error
+
+
+def _is_certificate_error(error: Exception) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)

@@ -1,0 +1,252 @@
+"""Scenes on disk: `<root>/<scene id>/{scene.glb, objects/<id>.glb, scene.json}`, whole or not there at all.
+
+A scene is written under a temporary name beside its place and renamed when every byte is on the disk. GLB files are
+y-up; scene.json is z-up. Knows nothing about ROS, markers or how a scene was made.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from scenegen.glb import mesh_from_glb, mesh_to_glb, meshes_to_glb
+from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject, Placement, Scene, View
+
+FORMAT = 1
+_UNFINISHED = ".unfinished-"
+_UNFINISHED_AGE_S = 3600.0
+_SCENE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+class SceneNotStored(Exception):
+    """The scene could not be written; nothing of it is left on the disk. The message says what to do."""
+
+
+def new_scene_id(stamp_ns: int | None = None) -> str:
+    """A name for a scene that sorts by time and is not used twice: RViz caches meshes by their URI (spec/ros.md 5)."""
+    now_ns = time.time_ns()
+    day = time.strftime("%Y%m%d-%H%M%S", time.gmtime((now_ns if stamp_ns is None else stamp_ns) / 1e9))
+    return f"{day}-{now_ns % 10**9:09d}-{os.urandom(3).hex()}"
+
+
+def write_scene(
+    root: str | Path,
+    scene: Scene,
+    placed: Sequence[PlacedObject] | None,
+    *,
+    scene_id: str,
+    views: Sequence[View] | None = None,
+    frame_id: str = "",
+    stamp_ns: int = 0,
+) -> Path:
+    """Write a scene and return its folder, once all of it is on the disk.
+
+    placed: in the order of scene.assets; without it the scene stands in the query asset's frame, not metric.
+    views: their cameras are recorded, so that the scene can be drawn from where it was seen. frame_id, stamp_ns: the
+    frame of T_world_object and the capture time. InvalidInput on a bad or used scene_id; SceneNotStored when the disk
+    refuses (full, read-only, gone).
+    """
+    root = Path(root).expanduser().absolute()
+    if not _SCENE_ID.fullmatch(scene_id):
+        raise InvalidInput(f"scene id {scene_id!r} must be letters, digits, '_', '.' or '-', at most 100 of them")
+    folder, unfinished = root / scene_id, root / f"{_UNFINISHED}{scene_id}-{os.getpid()}"
+    if folder.exists():
+        raise InvalidInput(f"{folder} is there already: every scene needs an id of its own")
+    poses = [_T_world_asset(scene, placed, i) for i in range(len(scene.assets))]
+    nodes = {f"object_{asset.id}": (asset.mesh, T) for asset, T in zip(scene.assets, poses, strict=True)}
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(root)
+        (unfinished / "objects").mkdir(parents=True)
+        for asset in scene.assets:
+            _write(unfinished / "objects" / f"{asset.id}.glb", mesh_to_glb(asset.mesh))
+        _write(unfinished / "scene.glb", meshes_to_glb(nodes))
+        description = _describe(scene, placed, scene_id, views or (), frame_id, stamp_ns)
+        _write(unfinished / "scene.json", json.dumps(description, indent=1, allow_nan=False).encode())
+        _sync_folder(unfinished / "objects")
+        _sync_folder(unfinished)
+        unfinished.rename(folder)
+        _sync_folder(root)
+    except OSError as error:
+        raise SceneNotStored(f"cannot write scene {scene_id} to {root}: {_reason(error, root)}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def read_scene(folder: str | Path) -> tuple[Scene, tuple[PlacedObject, ...] | None, dict[str, Any]]:
+    """A scene that write_scene wrote: the scene, its placed objects (None if it had none), and scene.json itself.
+
+    InvalidInput naming the file when something is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / "scene.json").read_bytes())
+        if meta["format"] != FORMAT:
+            raise InvalidInput(f"{folder} has format {meta['format']}, this version reads {FORMAT}: write it again")
+        assets, placements, placed = [], [], []
+        for entry in meta["objects"]:
+            mesh_file = folder / "objects" / f"{int(entry['id'])}.glb"
+            mesh = mesh_from_glb(mesh_file.read_bytes(), str(mesh_file))
+            assets.append(Asset(int(entry["id"]), entry["label"], mesh, entry["detail"]))
+            relative = entry["placement"]
+            placements.append(
+                Placement(np.array(relative["translation"]), np.array(relative["rotation_wxyz"]), relative["scale"])
+            )
+            if meta["placed"]:
+                placed.append(_placed_object(entry, assets[-1]))
+        scene = Scene(tuple(assets), tuple(placements), meta["query"], meta["seconds"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"{folder} is not a readable scene ({error!r}): it is incomplete or damaged") from error
+    return scene, tuple(placed) if meta["placed"] else None, meta
+
+
+def list_scenes(root: str | Path) -> list[Path]:
+    """Folders of the finished scenes under root, the newest first; empty when root is not there."""
+    root = Path(root).expanduser().absolute()
+    if not root.is_dir():
+        return []
+    scenes = [path for path in root.iterdir() if _SCENE_ID.fullmatch(path.name) and (path / "scene.json").is_file()]
+    return sorted(scenes, key=lambda path: ((path / "scene.json").stat().st_mtime_ns, path.name), reverse=True)
+
+
+def _T_world_asset(scene: Scene, placed: Sequence[PlacedObject] | None, i: int) -> Floats:
+    """Asset units to world, scale included: float64 [4, 4]."""
+    if placed is None:
+        return scene.T_query_asset(i)
+    T = placed[i].T_world_object.copy()
+    T[:3, :3] *= placed[i].scale_m
+    return T
+
+
+def _describe(
+    scene: Scene,
+    placed: Sequence[PlacedObject] | None,
+    scene_id: str,
+    views: Sequence[View],
+    frame_id: str,
+    stamp_ns: int,
+) -> dict[str, Any]:
+    objects = []
+    for i, (asset, placement) in enumerate(zip(scene.assets, scene.placements, strict=True)):
+        entry: dict[str, Any] = {
+            "id": asset.id,
+            "label": asset.label,
+            "detail": asset.detail,
+            "mesh": f"objects/{asset.id}.glb",
+            "placement": {
+                "translation": _numbers(placement.translation),
+                "rotation_wxyz": _numbers(placement.rotation_wxyz),
+                "scale": float(placement.scale),
+            },
+        }
+        if placed is not None:
+            entry |= _describe_placed(placed[i])
+        objects.append(entry)
+    return {
+        "format": FORMAT,
+        "id": scene_id,
+        "frame_id": frame_id,
+        "stamp_ns": int(stamp_ns),
+        "query": scene.query,
+        "placed": placed is not None,
+        "metric": placed is not None and all(o.metric for o in placed),
+        "seconds": {stage: float(s) for stage, s in scene.seconds.items()},
+        "objects": objects,
+        "views": [_describe_camera(view) for view in views],
+    }
+
+
+def _describe_placed(placed: PlacedObject) -> dict[str, Any]:
+    rotation = Rotation.from_matrix(placed.T_world_object[:3, :3])
+    return {
+        "position_m": _numbers(placed.T_world_object[:3, 3]),
+        "rotation_wxyz": _numbers(rotation.as_quat(scalar_first=True)),
+        "scale_m": float(placed.scale_m),
+        "size_m": _numbers(placed.size_m),
+        "covariance": _numbers(placed.covariance),
+        "confidence": float(placed.confidence),
+        "residual_m": _number(placed.residual_m),
+        "metric": bool(placed.metric),
+    }
+
+
+def _placed_object(entry: Mapping[str, Any], asset: Asset) -> PlacedObject:
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_quat(entry["rotation_wxyz"], scalar_first=True).as_matrix()
+    T[:3, 3] = entry["position_m"]
+    residual = entry["residual_m"]
+    return PlacedObject(
+        id=asset.id,
+        label=asset.label,
+        asset=asset,
+        T_world_object=T,
+        scale_m=entry["scale_m"],
+        size_m=np.array(entry["size_m"], float),
+        covariance=np.array(entry["covariance"], float),  # None, for "unknown", becomes NaN
+        confidence=entry["confidence"],
+        residual_m=math.nan if residual is None else residual,
+        metric=entry["metric"],
+    )
+
+
+def _describe_camera(view: View) -> dict[str, Any]:
+    return {
+        "width": view.image.shape[1],
+        "height": view.image.shape[0],
+        "intrinsics": None if view.intrinsics is None else _numbers(view.intrinsics),
+        "T_world_camera": None if view.T_world_camera is None else _numbers(view.T_world_camera),
+        "stamp_ns": int(view.stamp_ns),
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN or infinity; None stands for 'unknown'."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _numbers(array: Floats) -> Any:
+    values = array.astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unfinished(root: Path) -> None:
+    """Clear away what a process left that died while writing; no write that is still alive is an hour old."""
+    for path in root.glob(f"{_UNFINISHED}*"):
+        if time.time() - path.stat().st_mtime > _UNFINISHED_AGE_S:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _reason(error: OSError, root: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.strerror}). Free some space or choose another folder"
+    return f"{error.strerror or error}. Choose a folder that can be written"

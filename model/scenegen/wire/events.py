@@ -1,0 +1,115 @@
+"""The events of one generation as frames: progress, each object as GLB, and the scene or why there is none.
+
+Knows nothing about HTTP or about how long a generation takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from scenegen.glb import mesh_from_glb, mesh_to_glb
+from scenegen.scene import Asset, InvalidInput, Placement, Progress, Scene
+from scenegen.wire.frames import FrameReader, Header, encode_frame
+
+FailureKind = Literal["InvalidInput", "GenerationFailed", "ServerStopping"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The generation ended without a scene."""
+
+    kind: FailureKind
+    message: str
+
+
+Event = Progress | Scene | Failure
+
+
+class EventWriter:
+    """Encodes the events of one generation; remembers which assets went out, so that each is sent once."""
+
+    def __init__(self) -> None:
+        self._sent: dict[int, Asset] = {}
+
+    def progress(self, progress: Progress) -> bytes:
+        """A progress frame, with the asset as GLB if one has just been finished."""
+        header: Header = {"kind": "progress", "stage": progress.stage, "fraction": float(progress.fraction)}
+        if progress.asset is None:
+            return encode_frame(header)
+        asset = progress.asset
+        self._sent[asset.id] = asset
+        header["asset"] = {"id": asset.id, "label": asset.label, "detail": asset.detail}
+        return encode_frame(header, mesh_to_glb(asset.mesh))
+
+    def scene(self, scene: Scene) -> bytes:
+        """The frames that end a generation: assets not sent yet, then the scene that refers to them by id."""
+        late = [asset for asset in scene.assets if self._sent.get(asset.id) is not asset]
+        frames = [self.progress(Progress("assemble", 1.0, asset)) for asset in late]
+        placements = [
+            {
+                "translation": [float(x) for x in placement.translation],
+                "rotation_wxyz": [float(x) for x in placement.rotation_wxyz],
+                "scale": float(placement.scale),
+            }
+            for placement in scene.placements
+        ]
+        header = {
+            "kind": "scene",
+            "ids": [asset.id for asset in scene.assets],
+            "placements": placements,
+            "query": scene.query,
+            "seconds": {stage: float(seconds) for stage, seconds in scene.seconds.items()},
+        }
+        return b"".join([*frames, encode_frame(header)])
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """The frame that ends a generation without a scene."""
+    return encode_frame({"kind": "failure", "failure": failure.kind, "message": failure.message})
+
+
+class EventReader:
+    """Reads the events of one generation as their bytes arrive. InvalidInput on bytes that are none."""
+
+    def __init__(self) -> None:
+        self._frames = FrameReader()
+        self._assets: dict[int, Asset] = {}
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that are complete now."""
+        for header, payload in self._frames.feed(chunk):
+            if header["kind"] == "alive":
+                continue
+            try:
+                yield self._event(header, payload)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise InvalidInput(
+                    f"the server's {header['kind']!r:.40} event is garbled ({error!r}): run one version on both ends"
+                ) from error
+
+    def _event(self, header: Header, payload: bytes) -> Event:
+        if header["kind"] == "progress":
+            asset = self._asset(header["asset"], payload) if "asset" in header else None
+            return Progress(str(header["stage"]), float(header["fraction"]), asset)
+        if header["kind"] == "scene":
+            placements = tuple(
+                Placement(np.array(p["translation"], float), np.array(p["rotation_wxyz"], float), float(p["scale"]))
+                for p in header["placements"]
+            )
+            assets = tuple(self._assets[i] for i in header["ids"])
+            return Scene(assets, placements, int(header["query"]), dict(header["seconds"]))
+        if header["kind"] == "failure":
+            return Failure(header["failure"], str(header["message"]))
+        raise InvalidInput(f"the server sent an unknown event {header['kind']!r:.40}: run one version on both ends")
+
+    def _asset(self, header: Header, payload: bytes) -> Asset:
+        if header["detail"] not in ("coarse", "textured"):
+            raise InvalidInput(f"object {header['id']} has the unknown detail {header['detail']!r:.40}")
+        mesh = mesh_from_glb(payload, f"object {header['id']}")
+        asset = Asset(int(header["id"]), str(header["label"]), mesh, header["detail"])
+        self._assets[asset.id] = asset
+        return asset
