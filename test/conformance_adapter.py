@@ -20,6 +20,8 @@ from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.encoders.vit import ImageNorm
 from scenegen.generator.preprocessing import crop_cutout, geometry_image, mask_image, scene_image
 from scenegen.generator.structure.coords import occupied_voxels
+from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.generator.structure.position_head import PositionHead
 from scenegen.generator.structure.vae import SparseStructureDecoder, SparseStructureEncoder
 
 Config = dict[str, Any]
@@ -76,6 +78,8 @@ class _CondAssembly(nn.Module):
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "SparseStructureEncoder": SparseStructureEncoder,
     "SparseStructureDecoder": SparseStructureDecoder,
+    "SparseStructureFlowModel": SparseStructureFlowModel,
+    "PositionHead": PositionHead,
     "SSCoords": _Coords,
     "VGGTAggregator": _Aggregator,
     "Preprocess": _Preprocess,

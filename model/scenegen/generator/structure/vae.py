@@ -117,7 +117,7 @@ class SparseStructureEncoder(nn.Module):
 
         x: float [B, in, R, R, R] in {0, 1} -> z [B, latent, R', R', R'], or (z, mean, logvar) with ``return_raw``.
         """
-        h = self.input_layer(x.contiguous(memory_format=torch.channels_last_3d)).to(self.dtype)
+        h = self.input_layer(x).to(self.dtype)
         for block in self.blocks:
             h = block(h)
         mean, logvar = self.out_layer(self.middle_block(h).to(x.dtype)).chunk(2, dim=1)
@@ -149,7 +149,7 @@ class SparseStructureDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """z: [B, latent, r, r, r] -> logits [B, out, R, R, R]; a voxel is occupied where its logit is above 0."""
-        h = self.input_layer(z.contiguous(memory_format=torch.channels_last_3d)).to(self.dtype)
+        h = self.input_layer(z).to(self.dtype)
         h = self.middle_block(h)
         for block in self.blocks:
             h = block(h)
