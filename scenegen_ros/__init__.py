@@ -1,4 +1,4 @@
-"""The ROS 2 side of SceneGen: camera and masks in, meshes and poses out. Never imports torch."""
+"""The ROS 2 side of SceneGen: subscriptions, views, scenes in the robot's frame. Never imports torch."""
 
-# The messages are generated into another folder of the same package (scenegen_ros.msg, .srv, .action): both must meet.
+# Meets the generated scenegen_ros.msg / .srv / .action, which may lie in another folder (an installed prefix).
 __path__ = __import__("pkgutil").extend_path(__path__, __name__)

@@ -1,0 +1,193 @@
+"""Every parameter of the node: name, type, default, range and one line on what it does, in one typed table.
+
+`python -m scenegen_ros.parameters --write` writes config/scenegen.yaml and docs/parameters.md from it; a test holds
+them equal. The table itself needs no ROS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scenegen.scene import InvalidInput
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _row(
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    read_only: bool = False,
+) -> Any:
+    return field(
+        default=default,
+        metadata={"description": description, "low": low, "high": high, "choices": choices, "read_only": read_only},
+    )
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """One field per parameter; reading one of the node's gives this. InvalidInput on a value outside its choices."""
+
+    server: str = _row(
+        "unix:~/.ros/scenegen.sock",
+        "Generation server: unix:/path/to.sock, http://host:port or https://host:port.",
+        read_only=True,
+    )
+    token_file: str = _row("", "File with the server's bearer token. Empty: no token.", read_only=True)
+    output_dir: str = _row(
+        "~/.ros/scenegen", "Where scenes are kept, one folder each; the newest is announced at start.", read_only=True
+    )
+    fixed_frame: str = _row(
+        "map",
+        "Frame of every pose; TF must join it to the camera. Empty: no TF is needed, poses are in the camera's frame "
+        "and one view is used.",
+        read_only=True,
+    )
+    image_transport: str = _row(
+        "auto",
+        "Which image topic is used: raw (image), compressed (image/compressed) or auto (whichever speaks).",
+        choices=("auto", "raw", "compressed"),
+        read_only=True,
+    )
+    depth: str = _row(
+        "auto",
+        "Whether a view needs depth: auto (when it is published), required or off. Without depth nothing is metric.",
+        choices=("auto", "required", "off"),
+        read_only=True,
+    )
+    queue_size: int = _row(
+        30,
+        "Messages per topic that wait for partners of the same stamp; at 30 Hz, 30 allow a segmentation 1 s late.",
+        low=2,
+        high=1000,
+        read_only=True,
+    )
+    tf_timeout_s: float = _row(
+        0.5, "How long a set of images waits for TF at its stamp, in seconds.", low=0.0, high=60.0
+    )
+    max_views: int = _row(
+        8, "Views held at most; when full, the older of the two nearest to each other goes.", low=1, high=64
+    )
+    min_translation_m: float = _row(
+        0.1, "A view is kept when the camera stands this far from every kept view, in metres, ...", low=0.0, high=100.0
+    )
+    min_rotation_deg: float = _row(
+        10.0, "... or looks this far away from every kept view near it, in degrees.", low=0.0, high=180.0
+    )
+    view_timeout_s: float = _row(
+        30.0,
+        "How long a generation waits for the views it needs before it gives up with the reason, in seconds.",
+        low=0.0,
+        high=3600.0,
+    )
+    auto_generate: bool = _row(
+        False, "Generate by itself whenever views_to_start views have been kept since the last generation."
+    )
+    views_to_start: int = _row(4, "New views that auto_generate waits for.", low=1, high=64)
+    seed: int = _row(42, "Seed of the sampler for auto_generate.", low=0, high=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        for row in fields(self):
+            choices = row.metadata["choices"]
+            if choices and getattr(self, row.name) not in choices:
+                raise InvalidInput(
+                    f"parameter {row.name} is '{getattr(self, row.name)}', it must be one of: {', '.join(choices)}"
+                )
+
+
+def declare(node: Node) -> None:
+    """Declares every parameter on a node, with its description and range."""
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    for row in fields(Parameters):
+        meta = row.metadata
+        descriptor = ParameterDescriptor(description=meta["description"], read_only=meta["read_only"])
+        if meta["choices"]:
+            descriptor.additional_constraints = f"one of: {', '.join(meta['choices'])}"
+        if meta["low"] is not None and isinstance(row.default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(meta["low"]), to_value=int(meta["high"]), step=0)]
+        elif meta["low"] is not None:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(meta["low"]), to_value=float(meta["high"]), step=0.0)
+            ]
+        node.declare_parameter(row.name, row.default, descriptor)
+
+
+def read(node: Node) -> Parameters:
+    """The node's parameters as they stand. InvalidInput on a value outside its choices."""
+    return Parameters(**{row.name: node.get_parameter(row.name).value for row in fields(Parameters)})
+
+
+def _limits(meta: Any) -> str:
+    if meta["choices"]:
+        return ", ".join(meta["choices"])
+    return "" if meta["low"] is None else f"{meta['low']:g} to {meta['high']:g}"
+
+
+def yaml_text() -> str:
+    """config/scenegen.yaml: every parameter at its default."""
+    lines = [
+        "# Every parameter of the scenegen node at its default. Written by: python -m scenegen_ros.parameters --write",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    for row in fields(Parameters):
+        limits = _limits(row.metadata)
+        lines.append(f"    # {row.metadata['description']}" + (f" [{limits}]" if limits else ""))
+        lines.append(f"    {row.name}: {json.dumps(row.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_text() -> str:
+    """docs/parameters.md: the table for people."""
+    lines = [
+        "# Parameters of the `scenegen` node",
+        "",
+        "Written by `python -m scenegen_ros.parameters --write` from `scenegen_ros/parameters.py`; edit that file.",
+        "Fixed parameters are set at start (launch file, `params_file`, `--ros-args -p`); the others also at run",
+        "time.",
+        "QoS of `image`, `image/compressed`, `masks`, `depth` and `camera_info` follows the usual parameters,",
+        "for example `qos_overrides./masks.subscription.reliability: reliable`.",
+        "",
+        "| parameter | type | default | allowed | fixed | what it does |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in fields(Parameters):
+        meta = row.metadata
+        lines.append(
+            f"| `{row.name}` | {type(row.default).__name__} | `{json.dumps(row.default)}` | {_limits(meta)} "
+            f"| {'yes' if meta['read_only'] else ''} | {meta['description']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+FILES = {ROOT / "config" / "scenegen.yaml": yaml_text, ROOT / "docs" / "parameters.md": markdown_text}
+"""What is generated, and from what."""
+
+
+def main() -> None:
+    """Writes the generated files, or prints them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write config/scenegen.yaml and docs/parameters.md")
+    write = parser.parse_args().write
+    for path, text in FILES.items():
+        if write:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text())
+        else:
+            print(text())
+
+
+if __name__ == "__main__":
+    main()
