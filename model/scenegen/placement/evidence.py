@@ -1,0 +1,234 @@
+"""What the views say about each object: measured points in the world frame and outlines with free space.
+
+Knows nothing about assets or placements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scenegen.scene import Floats, View
+
+OUTLINE_PIXELS = 320
+POINTS = 600
+MIN_POINTS = 30
+
+
+def depth_noise(z: Floats) -> Floats:
+    """Standard deviation in metres of a stereo depth camera at depth z (spec/placement.md)."""
+    return np.asarray(0.001 + 0.0025 * z**2)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One object's mask in one view, at reduced resolution, and the depth measured around it.
+
+    distance: float32 [h, w], how far a pixel lies outside the mask, as a tangent (metres at one metre).
+    slope: float32 [h, w, 2], its direction of growth in the image (x, y).
+    core: bool [h, w], safely inside the mask. hidden: bool [h, w], another object's pixel without a reading.
+    depth_m: float32 [h, w], 0 where nothing was measured. step: source pixels per pixel.
+    """
+
+    distance: NDArray[np.float32]
+    slope: NDArray[np.float32]
+    core: NDArray[np.bool_]
+    hidden: NDArray[np.bool_]
+    depth_m: NDArray[np.float32]
+    step: int
+    intrinsics: Floats
+    T_camera_world: Floats
+
+    def violation(self, at: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """How far points at [..., 3] (world, metres) contradict the view, and which way that grows.
+
+        A point contradicts it outside the mask where nothing nearer was measured, or in front of what was measured.
+        Returns metres >= 0 [...], unit directions in the world [..., 3], and whether the point was testable at all [...].
+        """
+        height, width = self.distance.shape
+        camera = at @ self.T_camera_world[:3, :3].T + self.T_camera_world[:3, 3]
+        z = np.maximum(camera[..., 2], 1e-3)
+        tangent = camera[..., :2] / z[..., None]
+        column = np.rint((self.intrinsics[0, 0] * tangent[..., 0] + self.intrinsics[0, 2]) / self.step)
+        row = np.rint((self.intrinsics[1, 1] * tangent[..., 1] + self.intrinsics[1, 2]) / self.step)
+        testable = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (camera[..., 2] > 0.01)
+        pixel = (np.clip(row, 0, height - 1) * width + np.clip(column, 0, width - 1)).astype(np.int64)
+        measured = self.depth_m.ravel()[pixel]
+        margin = 0.002 + 3 * depth_noise(z)
+        occluded = ((measured > 0) & (measured < z - margin)) | self.hidden.ravel()[pixel]
+        outside = self.distance.ravel()[pixel] * z * ~occluded
+        in_front = np.maximum(measured - margin - z, 0) * self.core.ravel()[pixel]
+        amount = np.where(testable, outside + in_front, 0)
+        slope = self.slope.reshape(-1, 2)[pixel]
+        lateral = np.concatenate([slope, -(slope * tangent).sum(-1, keepdims=True)], axis=-1)
+        direction = np.where((in_front > 0)[..., None], [0.0, 0.0, -1.0], lateral) @ self.T_camera_world[:3, :3]
+        return amount, direction, testable & ~(occluded & (outside + in_front == 0))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything measured of one object.
+
+    points: float64 [n, 3] world, metres, in random order. towards_camera: float64 [v, 3] and share [v]: for every view
+    with points the unit direction from the object to its camera and its share of the points.
+    mean, variance (trace of the covariance), noise (standard deviation, metres) of the points; pixels: mask pixels in all views.
+    """
+
+    points: Floats
+    towards_camera: Floats
+    share: Floats
+    mean: Floats
+    variance: float
+    noise: float
+    pixels: int
+    outlines: tuple[Outline, ...]
+
+    @property
+    def length(self) -> float:
+        """A rough diameter of the measured part, metres."""
+        return float(3 * np.sqrt(self.variance))
+
+
+@dataclass(frozen=True)
+class PosedView:
+    """A view that can be used together with the others: its camera is known in the common world."""
+
+    view: View
+    intrinsics: Floats
+    T_world_camera: Floats
+    depth_m: NDArray[np.float32]
+
+    @staticmethod
+    def of(view: View, T_world_camera: Floats) -> PosedView:
+        """Clean a view's depth; without depth it is all zero. Needs intrinsics."""
+        assert view.intrinsics is not None
+        depth = np.zeros(view.masks.shape, np.float32) if view.depth_m is None else np.asarray(view.depth_m, np.float32)
+        depth = np.where(np.isfinite(depth) & (depth > 0.02), depth, np.float32(0))
+        return PosedView(view, view.intrinsics, T_world_camera, depth)
+
+
+def common_views(views: Sequence[View]) -> list[PosedView]:
+    """The views that share a world: all with a pose, or else the first that has depth, in its own camera frame.
+
+    Empty when no view has intrinsics and depth.
+    """
+    calibrated = [v for v in views if v.intrinsics is not None]
+    posed = [PosedView.of(v, v.T_world_camera) for v in calibrated if v.T_world_camera is not None]
+    if any(p.depth_m.any() for p in posed):
+        return posed
+    alone = (PosedView.of(v, np.eye(4)) for v in calibrated)
+    return next(([p] for p in alone if p.depth_m.any()), [])
+
+
+def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
+    """Everything the views measured of one instance; None below MIN_POINTS readings."""
+    random = np.random.default_rng(instance)
+    clouds: list[Floats] = []
+    cameras: list[Floats] = []
+    pixels = 0
+    for posed in views:
+        pixels += int((posed.view.masks == instance).sum())
+        cloud = _points(posed, instance)
+        if len(cloud) >= MIN_POINTS // 2:
+            clouds.append(cloud)
+            cameras.append(posed.T_world_camera[:3, 3])
+    if sum(map(len, clouds)) < MIN_POINTS:
+        return None
+    means = np.stack([cloud.mean(axis=0) for cloud in clouds])
+    towards = np.stack(cameras) - means
+    reach = np.linalg.norm(towards, axis=-1, keepdims=True)
+    share = np.array([len(cloud) for cloud in clouds], dtype=np.float64)
+    points = np.concatenate(clouds)
+    points = points[random.permutation(len(points))]
+    mean = points.mean(axis=0)
+    variance = float(((points - mean) ** 2).sum(axis=1).mean())
+    outlines = tuple(outline_of(posed, instance) for posed in views if (posed.view.masks == instance).any())
+    noise = float(depth_noise(reach).mean())
+    return Evidence(
+        points[:POINTS], towards / reach, share / share.sum(), mean, max(variance, 1e-8), noise, pixels, outlines
+    )
+
+
+def _points(posed: PosedView, instance: int) -> Floats:
+    """Readings of one instance away from its mask's edge and from depth jumps, without stragglers: [n, 3] world."""
+    mask = posed.view.masks == instance
+    if not mask.any():
+        return np.zeros((0, 3))
+    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    mask, depth = mask[window], posed.depth_m[window]
+    depth = np.where(mask, depth, 0)
+    for rounds in (3, 2, 1):
+        kept = ndimage.binary_erosion(mask, iterations=rounds)
+        if kept.sum() > max(0.5 * mask.sum(), 4 * MIN_POINTS):
+            break
+    kept = kept if kept.sum() >= MIN_POINTS else mask
+    far = ndimage.maximum_filter(depth, 3)
+    near = ndimage.minimum_filter(np.where(depth > 0, depth, np.inf), 3)
+    kept = kept & (depth > 0) & (far - near < 0.015 + 0.02 * depth)
+    v, u = np.nonzero(kept)
+    if len(u) == 0:
+        return np.zeros((0, 3))
+    z = depth[v, u].astype(np.float64)
+    middle = np.median(z)
+    spread = np.median(np.abs(z - middle))
+    typical = np.abs(z - middle) < 6 * spread + 0.02
+    v, u, z = v[typical] + rows[0], u[typical] + columns[0], z[typical]
+    rays = np.linalg.solve(posed.intrinsics, np.stack([u, v, np.ones(len(u))]))
+    return np.asarray((rays * z).T @ posed.T_world_camera[:3, :3].T + posed.T_world_camera[:3, 3])
+
+
+def outline_of(posed: PosedView, instance: int) -> Outline:
+    """Where one instance's mask lies in a view, and what was measured around it."""
+    masks = posed.view.masks
+    step = max(1, -(-max(masks.shape) // OUTLINE_PIXELS))
+    masks, depth = masks[::step, ::step], posed.depth_m[::step, ::step]
+    mask = masks == instance
+    pixels = ndimage.distance_transform_edt(~mask) if mask.any() else np.zeros(mask.shape)
+    pixels = np.maximum(pixels - 1, 0)  # a mask bleeds by about a pixel
+    slope = np.stack(np.gradient(pixels)[::-1], axis=-1)
+    slope /= np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-6)
+    return Outline(
+        distance=(pixels * (step / posed.intrinsics[0, 0])).astype(np.float32),
+        slope=slope.astype(np.float32),
+        core=ndimage.binary_erosion(mask, iterations=2),
+        hidden=(masks > 0) & ~mask & (depth == 0),
+        depth_m=depth,
+        step=step,
+        intrinsics=posed.intrinsics,
+        T_camera_world=np.linalg.inv(posed.T_world_camera),
+    )
+
+
+def support_up(views: Sequence[PosedView], instances: Sequence[int]) -> Floats | None:
+    """Normal, towards the cameras, of the plane that most readings around the objects lie on; None without one."""
+    random = np.random.default_rng(0)
+    clouds = []
+    for posed in views:
+        step = max(1, max(posed.depth_m.shape) // OUTLINE_PIXELS)
+        masks, depth = posed.view.masks[::step, ::step], posed.depth_m[::step, ::step]
+        wanted = np.isin(masks, instances)
+        reach = max(4, int(0.3 * np.sqrt(wanted.sum())))
+        around = (ndimage.distance_transform_edt(~wanted) < reach) & (masks == 0) & (depth > 0)
+        v, u = np.nonzero(around)
+        rays = np.linalg.solve(posed.intrinsics, np.stack([u * step, v * step, np.ones(len(u))]))
+        cloud = (rays * depth[v, u]).T @ posed.T_world_camera[:3, :3].T + posed.T_world_camera[:3, 3]
+        clouds.append(cloud[random.permutation(len(cloud))[:1500]])
+    points = np.concatenate(clouds)
+    if len(points) < 10 * MIN_POINTS:
+        return None
+    corners = points[random.integers(len(points), size=(200, 3))]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+    tolerance = 3 * float(depth_noise(np.linalg.norm(points - views[0].T_world_camera[:3, 3], axis=-1)).mean())
+    near = np.abs(points @ normals.T - (corners[:, 0] * normals).sum(-1)) < tolerance
+    best = np.argmax(near.sum(axis=0))
+    if near[:, best].mean() < 0.4:
+        return None
+    plane = points[near[:, best]]
+    normal = np.linalg.svd(plane - plane.mean(axis=0), full_matrices=False)[2][2]
+    return np.asarray(normal * np.sign(normal @ (views[0].T_world_camera[:3, 3] - plane.mean(axis=0))))

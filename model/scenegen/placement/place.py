@@ -1,0 +1,130 @@
+"""Where the generated scene stands in the robot's frame, in metres where something measures metres.
+
+Reads top to bottom: evidence of every object, the group's pose, every object on its own, how sure each is.
+Knows nothing about torch, ROS or how assets were generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from scenegen.placement.evidence import PosedView, common_views, gather, support_up
+from scenegen.placement.objects import Pose, place_objects
+from scenegen.placement.search import all_rotations, search, upright_rotations
+from scenegen.placement.solver import Part, scale_of
+from scenegen.placement.surface import Surface
+from scenegen.placement.unscaled import place_by_outlines
+from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject, Scene, View
+
+DOUBTFUL = 0.25  # score of the group above which upright starts alone are not believed
+UPRIGHT_BONUS = 0.9  # a pose on the support plane's normal wins against one that scores this much
+
+
+def place_scene(
+    scene: Scene,
+    views: Sequence[View],
+    *,
+    gravity: Floats | None = None,
+    known_sizes: Mapping[str, float] | None = None,
+) -> tuple[PlacedObject, ...]:
+    """Place a generated scene where the views saw it: one object per asset, in the order of scene.assets.
+
+    The world is the parent of View.T_world_camera; without poses it is the camera frame of the first view with depth
+    (of the first view, when none has depth). With depth the result is metric. Without it, poses are in that camera
+    frame and lengths in units of the query asset, metric False, unless known_sizes gives the largest extent in metres
+    of an asset by its label: then it is metric, and in the world where the first view's pose is known. Without
+    intrinsics a horizontal field of view of 50 degrees is assumed.
+
+    gravity: [3], the world's up direction, when known: assets stand upright.
+    An asset no view shows stands where its placement says, with a confidence near zero.
+    InvalidInput: no views, no mask of any asset, a useless gravity or size, an asset without a surface.
+    """
+    up = _unit_up(gravity)
+    sizes = dict(known_sizes or {})
+    if any(not (np.isfinite(size) and size > 0) for size in sizes.values()):
+        raise InvalidInput(f"known_sizes are {sizes}: every size must be a positive number of metres")
+    ids = [asset.id for asset in scene.assets]
+    if not views:
+        raise InvalidInput("no views: at least one with masks is needed to place a scene")
+    if not any((view.masks == i).any() for view in views for i in ids):
+        raise InvalidInput(f"no view has a mask of any of the assets {ids}: use the views they were generated from")
+    surfaces = [Surface.of(asset) for asset in scene.assets]
+    posed = common_views(views)
+    evidence = [gather(posed, i) for i in ids] if posed else [None] * len(ids)
+    parts = {
+        i: Part(surfaces[i], found, scene.T_query_asset(i)) for i, found in enumerate(evidence) if found is not None
+    }
+    if not parts:
+        return place_by_outlines(scene, surfaces, views, up, sizes)
+    T_world_query = _group_pose(list(parts.values()), up, posed, ids)
+    poses = dict(zip(parts, place_objects(T_world_query, list(parts.values()), up), strict=True))
+    return tuple(
+        _object(asset, poses[i], parts[i], len(parts))
+        if i in poses
+        else _unseen(asset, T_world_query @ scene.T_query_asset(i))
+        for i, asset in enumerate(scene.assets)
+    )
+
+
+def _unit_up(gravity: Floats | None) -> Floats | None:
+    if gravity is None:
+        return None
+    up = np.asarray(gravity, dtype=np.float64)
+    if up.shape != (3,) or not np.isfinite(up).all() or np.linalg.norm(up) < 1e-6:
+        raise InvalidInput(f"gravity is {gravity!r}: give the world's up direction as three finite numbers, not all zero")
+    return np.asarray(up / np.linalg.norm(up))
+
+
+def _group_pose(parts: Sequence[Part], up: Floats | None, posed: Sequence[PosedView], ids: Sequence[int]) -> Floats:
+    """The query asset's pose [4, 4]: upright about gravity or the plane things stand on, or else any way round."""
+    guess = up if up is not None else support_up(posed, ids)
+    standing = search(parts, upright_rotations(guess)) if guess is not None else None
+    if standing is not None and up is not None and standing[1][0] < DOUBTFUL:
+        return np.asarray(standing[0][0])
+    anyhow = search(parts, all_rotations())
+    if standing is not None and UPRIGHT_BONUS * standing[1][0] <= anyhow[1][0]:
+        return np.asarray(standing[0][0])
+    return np.asarray(anyhow[0][0])
+
+
+def _object(asset: Asset, pose: Pose, part: Part, companions: int) -> PlacedObject:
+    scale = float(scale_of(pose.T))
+    rigid = pose.T.copy()
+    rigid[:3, :3] /= scale
+    order = [3, 4, 5, 0, 1, 2]
+    turn = np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1])
+    pixels = part.evidence.pixels / (part.evidence.pixels + 200)
+    confidence = np.exp(-4 * pose.score) * pixels * np.exp(-turn) * (0.7 if companions == 1 or pose.own else 1)
+    return PlacedObject(
+        id=asset.id,
+        label=asset.label,
+        asset=asset,
+        T_world_object=rigid,
+        scale_m=scale,
+        size_m=np.asarray(asset.mesh.extents * scale, dtype=np.float64),
+        covariance=pose.covariance[np.ix_(order, order)],
+        confidence=float(np.clip(confidence, 0, 1)),
+        residual_m=pose.residual_m,
+        metric=True,
+    )
+
+
+def _unseen(asset: Asset, T: Floats) -> PlacedObject:
+    """An object that no view measured, where its placement says."""
+    scale = float(scale_of(T))
+    rigid = T.copy()
+    rigid[:3, :3] /= scale
+    return PlacedObject(
+        id=asset.id,
+        label=asset.label,
+        asset=asset,
+        T_world_object=rigid,
+        scale_m=scale,
+        size_m=np.asarray(asset.mesh.extents * scale, dtype=np.float64),
+        covariance=np.diag([0.25 * scale**2] * 3 + [0.5] * 3),
+        confidence=0.02,
+        residual_m=float("nan"),
+        metric=True,
+    )

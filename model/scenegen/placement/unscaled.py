@@ -1,0 +1,204 @@
+"""Where a scene stands when nothing measured depth: turned and moved until its outlines agree with the masks.
+
+The length unit is the query asset's size until a known size gives metres. Simple on purpose, and its confidence says so.
+Knows nothing about depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from scenegen.placement.evidence import Outline, PosedView, outline_of
+from scenegen.placement.search import seen, upright_rotations
+from scenegen.placement.solver import moved, scale_of
+from scenegen.placement.surface import Surface
+from scenegen.scene import Floats, PlacedObject, Scene, View
+
+FIELD_OF_VIEW = np.deg2rad(50)
+PITCHES = np.deg2rad([0, 15, 30, 45, 60])
+REFINED = 4
+SAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One asset's mask as the camera sees it.
+
+    index: of the asset. centre [2], variance (sum of both axes) and box [4] (least x, y, most x, y) of the mask, as tangents.
+    """
+
+    index: int
+    surface: Surface
+    T_query_asset: Floats
+    centre: Floats
+    variance: float
+    box: Floats
+    outline: Outline
+
+
+def place_by_outlines(
+    scene: Scene, surfaces: Sequence[Surface], views: Sequence[View], up: Floats | None, sizes: Mapping[str, float]
+) -> tuple[PlacedObject, ...]:
+    """Place a scene from the masks of the first view that shows any asset; see place_scene for frames and units."""
+    ids = [asset.id for asset in scene.assets]
+    view = next(view for view in views if np.isin(view.masks, ids).any())
+    sights = _sights(scene, surfaces, view)
+    T_camera_query = _best_pose(sights, _rotations(view, up))
+    scale, T_world_camera = _metres(scene, sizes), view.T_world_camera
+    metric = scale is not None
+    objects = []
+    by_index = {sight.index: sight for sight in sights}
+    for i, asset in enumerate(scene.assets):
+        T = T_camera_query @ scene.T_query_asset(i)
+        agreement = 0.0
+        if i in by_index:
+            T = _onto_mask(T, by_index[i])
+            agreement = _agreement(T, by_index[i])
+        size = float(scale_of(T))
+        rigid = T.copy()
+        rigid[:3, :3] /= size
+        if scale is not None:
+            size *= scale
+            rigid[:3, 3] *= scale
+            rigid = rigid if T_world_camera is None else T_world_camera @ rigid
+        objects.append(
+            PlacedObject(
+                id=asset.id,
+                label=asset.label,
+                asset=asset,
+                T_world_object=rigid,
+                scale_m=size,
+                size_m=np.asarray(asset.mesh.extents * size, dtype=np.float64),
+                covariance=np.diag([(0.3 * size) ** 2] * 3 + [0.3**2] * 3),
+                confidence=0.02 + 0.3 * agreement,
+                residual_m=float("nan"),
+                metric=metric,
+            )
+        )
+    return tuple(objects)
+
+
+def _sights(scene: Scene, surfaces: Sequence[Surface], view: View) -> list[Sight]:
+    height, width = view.masks.shape
+    focal = width / 2 / np.tan(FIELD_OF_VIEW / 2)
+    assumed = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    K = view.intrinsics if view.intrinsics is not None else assumed
+    posed = PosedView(view, K, np.eye(4), np.zeros(view.masks.shape, np.float32))
+    sights = []
+    for i, asset in enumerate(scene.assets):
+        v, u = np.nonzero(view.masks == asset.id)
+        if len(u):
+            tangents = np.linalg.solve(K, np.stack([u, v, np.ones(len(u))]))[:2]
+            box = np.concatenate([tangents.min(axis=1), tangents.max(axis=1)])
+            variance = max(float(tangents.var(axis=1).sum()), 1e-8)
+            T = scene.T_query_asset(i)
+            sights.append(Sight(i, surfaces[i], T, tangents.mean(axis=1), variance, box, outline_of(posed, asset.id)))
+    return sights
+
+
+def _rotations(view: View, up: Floats | None) -> Floats:
+    """Rotations [r, 3, 3] of an upright query in the camera frame; without up the camera is level and looks down a little."""
+    if up is not None:
+        in_camera = up if view.T_world_camera is None else view.T_world_camera[:3, :3].T @ up
+        return upright_rotations(in_camera)
+    return np.concatenate([upright_rotations(np.array([0.0, -np.cos(p), -np.sin(p)])) for p in PITCHES])
+
+
+def _best_pose(sights: Sequence[Sight], rotations: Floats) -> Floats:
+    """The query's similarity (scale 1) in the camera frame whose outlines agree best: [4, 4]."""
+    T = _closed_form(sights, rotations)
+    misfit = np.array([np.mean([np.abs(_box_error(t, s)).mean() + _outside(t, s) for s in sights]) for t in T])
+    refined = [_refined(T[k], sights) for k in np.argsort(misfit)[:REFINED]]
+    final = [np.mean([np.abs(_box_error(t, s)).mean() + _outside(t, s) for s in sights]) for t in refined]
+    return refined[int(np.argmin(final))]
+
+
+def _closed_form(sights: Sequence[Sight], rotations: Floats) -> Floats:
+    """Positions for rotations [r, 3, 3]: every asset on the ray of its mask, at the depth its apparent size asks for."""
+    normal, target = np.zeros((3, 3)), np.zeros((len(rotations), 3))
+    for sight in sights:
+        ray = np.append(sight.centre, 1)
+        size = scale_of(sight.T_query_asset)
+        towards = -ray / np.linalg.norm(ray)
+        turned = rotations @ (sight.T_query_asset[:3, :3] / size)
+        mean, variance = seen(sight.surface, towards[None], np.ones(1), turned)
+        offset = np.einsum("rij,rj->ri", rotations, mean @ sight.T_query_asset[:3, :3].T + sight.T_query_asset[:3, 3])
+        depth = size * np.sqrt(variance * (2 / 3) / sight.variance)
+        on_ray = np.array([[1, 0, -ray[0]], [0, 1, -ray[1]]])
+        at_depth = np.array([[0, 0, 0.3]])
+        rows = np.concatenate([on_ray, at_depth])
+        wanted = np.concatenate([-offset @ on_ray.T, 0.3 * (depth - offset[:, 2])[:, None]], axis=1)
+        normal += rows.T @ rows
+        target += wanted @ rows
+    T = np.tile(np.eye(4), (len(rotations), 1, 1))
+    T[:, :3, :3] = rotations
+    T[:, :3, 3] = np.linalg.solve(normal, target.T).T
+    T[:, 2, 3] = np.maximum(T[:, 2, 3], 1.0)
+    return T
+
+
+def _project(T: Floats, sight: Sight) -> Floats:
+    at = moved(T[None], sight.surface.points[:SAMPLES])[0]
+    return np.asarray(at[:, :2] / np.maximum(at[:, 2:], 0.05))
+
+
+def _box_error(T_camera_query: Floats, sight: Sight) -> Floats:
+    """Difference of the boxes of outline and mask, in sizes of the mask: [4]."""
+    tangents = _project(T_camera_query @ sight.T_query_asset, sight)
+    box = np.concatenate([tangents.min(axis=0), tangents.max(axis=0)])
+    return np.asarray((box - sight.box) / np.sqrt(12 * sight.variance))
+
+
+def _outside(T_camera_query: Floats, sight: Sight) -> float:
+    """Share of the asset's samples that the mask does not show."""
+    at = moved((T_camera_query @ sight.T_query_asset)[None], sight.surface.points[:SAMPLES])
+    return float((sight.outline.violation(at)[0] > 0).mean())
+
+
+def _refined(T: Floats, sights: Sequence[Sight]) -> Floats:
+    depth = T[2, 3]
+
+    def after(change: Floats) -> Floats:
+        out = T.copy()
+        out[:3, :3] = Rotation.from_rotvec(change[:3]).as_matrix() @ T[:3, :3]
+        out[:3, 3] = T[:3, 3] + depth * change[3:]
+        return out
+
+    def misfit(change: Floats) -> Floats:
+        return np.concatenate([*(_box_error(after(change), sight) for sight in sights), 0.3 * change[:3]])
+
+    return after(least_squares(misfit, np.zeros(6), loss="soft_l1", f_scale=0.1, diff_step=1e-4, max_nfev=20).x)
+
+
+def _onto_mask(T: Floats, sight: Sight) -> Floats:
+    """The asset moved sideways until the middle of its outline is the middle of its mask."""
+    tangents = _project(T, sight)
+    middle = (tangents.min(axis=0) + tangents.max(axis=0)) / 2
+    out = T.copy()
+    out[:2, 3] += T[2, 3] * ((sight.box[:2] + sight.box[2:]) / 2 - middle)
+    return out
+
+
+def _agreement(T: Floats, sight: Sight) -> float:
+    """Overlap of the boxes of outline and mask over their union: 0..1."""
+    tangents = _project(T, sight)
+    low = np.maximum(tangents.min(axis=0), sight.box[:2])
+    high = np.minimum(tangents.max(axis=0), sight.box[2:])
+    both = float(np.prod(np.maximum(high - low, 0)))
+    union = float(np.prod(np.ptp(tangents, axis=0)) + np.prod(sight.box[2:] - sight.box[:2])) - both
+    return both / max(union, 1e-12)
+
+
+def _metres(scene: Scene, sizes: Mapping[str, float]) -> float | None:
+    """Metres per unit of the query asset, from the assets whose largest extent is known."""
+    known = [
+        sizes[asset.label] / (float(asset.mesh.extents.max()) * placement.scale)
+        for asset, placement in zip(scene.assets, scene.placements, strict=True)
+        if asset.label in sizes
+    ]
+    return float(np.median(known)) if known else None
