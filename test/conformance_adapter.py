@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from scenegen.generator.assembly import assemble_scene
 from scenegen.generator.conditioning import condition_tokens, image_tensor
 from scenegen.generator.encoders.dinov2 import normalise_tokens
 from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.encoders.vit import ImageNorm
 from scenegen.generator.preprocessing import crop_cutout, geometry_image, mask_image, scene_image
+from scenegen.generator.sampling import Step, predict_clean, sample_structure
 from scenegen.generator.structure.coords import occupied_voxels
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.position_head import PositionHead
@@ -34,6 +36,83 @@ class _Coords(nn.Module):
 
     def forward(self, z: Tensor) -> dict[str, Tensor]:
         return {"coords": occupied_voxels(self.decoder(z))}
+
+
+def _sampling_options(params: Config) -> Config:
+    """What the published sampler classes mean: no guidance, guidance at all times, guidance in an interval."""
+    return {
+        "steps": params["steps"],
+        "rescale_t": params["rescale_t"],
+        "guidance": params.get("cfg_strength", 0.0),
+        "interval": tuple(params.get("cfg_interval", (0.0, 1.0))),
+    }
+
+
+class _Sampler(nn.Module):
+    """With the exact savings, positions are known at the last step only: the others come from a plain evaluation."""
+
+    def __init__(self, sampler: str, sigma_min: float, model: Config, params: Config) -> None:
+        super().__init__()
+        self.model = build_model(model)
+        self.sigma_min = sigma_min
+        self.options = _sampling_options(params)
+
+    def forward(self, noise: Tensor, cond: Tensor, neg_cond: Tensor | None = None) -> dict[str, Tensor]:
+        steps: list[Step] = []
+        samples, positions = sample_structure(
+            self.model, noise, [cond], neg_cond=neg_cond, on_step=steps.append, **self.options
+        )
+        outputs = {
+            "samples": samples,
+            "pred_x_t": torch.stack([step.x_next for step in steps]),
+            "pred_x_0": torch.stack([predict_clean(s.x, s.velocity, s.t, self.sigma_min) for s in steps]),
+        }
+        if positions is not None:
+            plain: list[Step] = []
+            sample_structure(
+                self.model,
+                noise,
+                [cond],
+                neg_cond=neg_cond,
+                on_step=plain.append,
+                exact_savings=False,
+                **self.options,
+            )
+            outputs["positions"] = positions
+            outputs["pred_pos_t"] = torch.stack([step.positions for step in plain if step.positions is not None])
+        return outputs
+
+
+class _MultiViewSampler(nn.Module):
+    def __init__(
+        self, sampler: str, sigma_min: float, model: Config, decoder: Config, params: Config, mode: str
+    ) -> None:
+        super().__init__()
+        self.model, self.decoder = build_model(model), build_model(decoder)
+        self.options = _sampling_options(params)
+
+    def forward(self, noise: Tensor, cond: Tensor) -> dict[str, Tensor]:
+        conds = list(cond) if cond.ndim == 4 else [cond]
+        latents, positions = sample_structure(self.model, noise, conds, **self.options)
+        assert positions is not None
+        return {"coords": occupied_voxels(self.decoder(latents)), "positions": positions}
+
+
+class _SceneAssembly(nn.Module):
+    def forward(
+        self, positions: Tensor, vertices: Tensor, num_vertices: Tensor, resorted_indices: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        order = range(len(positions)) if resorted_indices is None else resorted_indices.tolist()
+        parts = np.split(vertices.cpu().numpy(), num_vertices.cpu().cumsum(0)[:-1].numpy())
+        assembly = assemble_scene(positions.cpu().numpy(), parts, order=order, literal=True)
+        matrices = assembly.T_scene_asset
+        points = [parts[i] @ T[:3, :3].T + T[:3, 3] for i, T in zip(order, matrices, strict=True)]
+        return {
+            "matrices": torch.from_numpy(matrices),
+            "points": torch.from_numpy(np.concatenate(points)),
+            "positions_global": torch.from_numpy(assembly.translations_zup),
+            "bounds": torch.from_numpy(assembly.bounds),
+        }
 
 
 class _Aggregator(VGGTAggregator):
@@ -81,6 +160,9 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "SparseStructureFlowModel": SparseStructureFlowModel,
     "PositionHead": PositionHead,
     "SSCoords": _Coords,
+    "Sampler": _Sampler,
+    "MultiViewSampler": _MultiViewSampler,
+    "SceneAssembly": _SceneAssembly,
     "VGGTAggregator": _Aggregator,
     "Preprocess": _Preprocess,
     "CondAssembly": _CondAssembly,
