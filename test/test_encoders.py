@@ -86,9 +86,7 @@ def test_rounds_asked_for_come_in_their_order(aggregator: VGGTAggregator) -> Non
     assert (last - first).abs().max() > 1e-3
 
 
-def test_images_that_do_not_fit_the_patch_are_refused(
-    image_encoder: ImageEncoder, aggregator: VGGTAggregator
-) -> None:
+def test_images_that_do_not_fit_the_patch_are_refused(image_encoder: ImageEncoder, aggregator: VGGTAggregator) -> None:
     with pytest.raises(InvalidInput, match="14"):
         aggregator(torch.rand(1, 1, 3, 30, 28))
     with pytest.raises(InvalidInput, match="14"):
@@ -100,7 +98,8 @@ def test_condition_tokens_repeat_the_scene_of_each_assets_view() -> None:
     scenes, geometry = torch.randn(2, 5, 8), torch.randn(2, 4, 16)
     tokens = condition_tokens(assets, masks, scenes, geometry, torch.tensor([1, 0, 1]))
     assert tokens.shape == (3, 3 * 5 + 2 * 4, 8)
-    torch.testing.assert_close(tokens[0], torch.cat([assets[0], masks[0], scenes[1], geometry[1, :, :8], geometry[1, :, 8:]]))
+    frame, across = geometry[1].chunk(2, dim=-1)
+    torch.testing.assert_close(tokens[0], torch.cat([assets[0], masks[0], scenes[1], frame, across]))
     torch.testing.assert_close(tokens[1, 10:15], scenes[0])
 
 

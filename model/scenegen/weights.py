@@ -26,6 +26,6 @@ def find_weights(name_or_path: str | Path) -> Path:
     known = ", ".join(folders) or "none"
     what = "has no pipeline.json" if folder.is_dir() else "is no folder"
     raise InvalidInput(
-        f"weights {str(name_or_path)!r}: {folder} {what}. Give the folder of a checkpoint (pipeline.json, and .json and "
-        f".safetensors for each model), or the name of packaged weights (there are: {known})"
+        f"weights {str(name_or_path)!r}: {folder} {what}. Give the folder of a checkpoint (pipeline.json, and .json "
+        f"and .safetensors for each model), or the name of packaged weights (there are: {known})"
     )

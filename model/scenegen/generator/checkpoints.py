@@ -52,11 +52,11 @@ def load_model(stem: Path, kind: type[Model]) -> Model:
     config = stem.with_name(stem.name + ".json")
     description = _read_json(config)
     name, args = description.get("name"), description.get("args")
-    if name not in MODELS or not isinstance(args, dict):
+    if not isinstance(name, str) or name not in MODELS or not isinstance(args, dict):
         raise InvalidInput(f"{config}: model {name!r} with args {args!r} is unknown; known are {sorted(MODELS)}")
     if MODELS[name] is not kind:
         raise InvalidInput(f"{config} describes a {name}, but a {kind.__name__} is needed there: check {PIPELINE}")
-    model = _build(kind, config, **args)
+    model = _build(kind, config, args)
     load_weights(model, stem.with_name(stem.name + ".safetensors"))
     return model.eval()
 
@@ -64,7 +64,7 @@ def load_model(stem: Path, kind: type[Model]) -> Model:
 def load_image_encoder(folder: Path) -> ImageEncoder:
     """An image encoder from a transformers folder: `config.json` and `model.safetensors`."""
     config = folder / "config.json"
-    encoder = _build(ImageEncoder, config, config=_read_json(config))
+    encoder = _build(ImageEncoder, config, {"config": _read_json(config)})
     load_weights(encoder.backbone, folder / "model.safetensors")
     return encoder.eval()
 
@@ -102,22 +102,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
         with safe_open(path, framework="pt") as stored:
             slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
             shapes = {name: list(part.get_shape()) for name, part in slices.items()}
-            troubles = [
-                f"{name} is missing (expected {list(tensor.shape)})"
-                for name, tensor in expected.items()
-                if name not in shapes
-            ]
-            troubles += [f"{name} {shape} is not part of the model" for name, shape in shapes.items() if name not in expected]
-            troubles += [
-                f"{name} is {shapes[name]}, expected {list(tensor.shape)}"
-                for name, tensor in expected.items()
-                if name in shapes and shapes[name] != list(tensor.shape)
-            ]
-            troubles += [
-                f"{name} holds {part.get_dtype()} values, expected floating point"
-                for name, part in slices.items()
-                if not part.get_dtype().startswith(("F", "BF"))
-            ]
+            kinds = {name: part.get_dtype() for name, part in slices.items()}
+            troubles = _differences({name: list(tensor.shape) for name, tensor in expected.items()}, shapes, kinds)
             if troubles:
                 shown = "; ".join(troubles[:8]) + (f"; and {len(troubles) - 8} more" if len(troubles) > 8 else "")
                 raise InvalidInput(
@@ -129,6 +115,21 @@ def load_weights(module: nn.Module, path: Path) -> None:
                     tensor.copy_(stored.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{path} is damaged or cut short ({error}): copy or download it again") from error
+
+
+def _differences(
+    expected: Mapping[str, list[int]], shapes: Mapping[str, list[int]], kinds: Mapping[str, str]
+) -> list[str]:
+    """What is wrong with stored tensors, one line each."""
+    troubles = [f"{name} is missing (expected {shape})" for name, shape in expected.items() if name not in shapes]
+    for name, shape in shapes.items():
+        if name not in expected:
+            troubles.append(f"{name} {shape} is not part of the model")
+        elif shape != expected[name]:
+            troubles.append(f"{name} is {shape}, expected {expected[name]}")
+        elif not kinds[name].startswith(("F", "BF")):
+            troubles.append(f"{name} holds {kinds[name]} values, expected floating point")
+    return troubles
 
 
 def _require_safetensors(path: Path) -> None:
@@ -143,7 +144,7 @@ def _require_safetensors(path: Path) -> None:
     raise InvalidInput(f"{path} is missing: the checkpoint is not complete")
 
 
-def _build(kind: type[Model], config: Path, **args: Any) -> Model:
+def _build(kind: type[Model], config: Path, args: Mapping[str, Any]) -> Model:
     try:
         return kind(**args)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:

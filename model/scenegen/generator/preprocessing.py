@@ -44,7 +44,7 @@ def condition_images(view: View, ids: Sequence[int], image_size: int, geometry_s
     for i, mask in zip(ids, masks, strict=True):
         if not mask.any():
             raise InvalidInput(
-                f"object {i} has no pixel in the masks (ids there: {list(view.instance_ids)}): ask for ids that are seen"
+                f"object {i} has no pixel in the masks (seen are {list(view.instance_ids)}): ask for ids that are seen"
             )
     return ConditionImages(
         assets=np.stack([asset_crop(view.image, mask, image_size) for mask in masks]),
@@ -60,7 +60,7 @@ def asset_crop(image: Bytes, mask: NDArray[np.bool_], size: int) -> Bytes:
 
 
 def crop_cutout(cutout: Bytes, size: int) -> Bytes:
-    """The square 1.2 times as large as the opaque part of an RGBA cut-out [H, W, 4], on black: uint8 [size, size, 3]."""
+    """A square 1.2 times as large as the opaque part of a cut-out RGBA [H, W, 4], on black: uint8 [size, size, 3]."""
     opaque = cutout[..., 3] > OPAQUE
     rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
     if len(rows) == 0:
@@ -99,5 +99,6 @@ def geometry_image(image: Bytes, size: int, patch_size: int = 14) -> Bytes:
     )
     top, left = (size - tall) // 2, (size - wide) // 2
     padded = np.full((size, size, 3), 255, dtype=np.uint8)
-    padded[top : top + tall, left : left + wide] = Image.fromarray(image).resize((wide, tall), Image.Resampling.BICUBIC)
+    resized = Image.fromarray(image).resize((wide, tall), Image.Resampling.BICUBIC)
+    padded[top : top + tall, left : left + wide] = np.asarray(resized)
     return padded

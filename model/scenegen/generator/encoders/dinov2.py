@@ -25,7 +25,8 @@ def normalise_tokens(tokens: Tensor) -> Tensor:
 class ImageEncoder(nn.Module):
     """Square images to normalised tokens: class, registers, patches.
 
-    config: the entries of a transformers `config.json` of Dinov2WithRegisters; every size comes from it.
+    config: the entries of a transformers `config.json` of Dinov2WithRegisters; every size comes from it, and it must
+    have at least image_size and patch_size.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -35,24 +36,20 @@ class ImageEncoder(nn.Module):
         self.config._attn_implementation = "sdpa"
         self.backbone = Dinov2WithRegistersModel(self.config)
         self.norm = ImageNorm()
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images it is fed, in pixels."""
-        return int(self.config.image_size)
+        self.image_size = int(config["image_size"])
+        self.patch_size = int(config["patch_size"])
 
     @property
     def num_tokens(self) -> int:
-        """Tokens per image: 1 class, the registers, the patches."""
-        patches = (self.config.image_size // self.config.patch_size) ** 2
-        return 1 + int(self.config.num_register_tokens) + int(patches)
+        """Tokens of one image: class, registers, patches."""
+        return 1 + self.config.num_register_tokens + (self.image_size // self.patch_size) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images [B, 3, S, S] in 0..1 (S a multiple of the patch) as tokens [B, 1 + R + P, C]."""
-        if images.shape[-1] % self.config.patch_size or images.shape[-2] % self.config.patch_size:
+        if images.shape[-1] % self.patch_size or images.shape[-2] % self.patch_size:
             raise InvalidInput(
                 f"images are {list(images.shape)}: height and width must be multiples of the encoder's patch, "
-                f"{self.config.patch_size}"
+                f"{self.patch_size}"
             )
         embedded = self.backbone.embeddings(self.norm(images))
         return normalise_tokens(self.backbone.encoder(embedded).last_hidden_state)

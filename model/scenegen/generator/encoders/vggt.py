@@ -92,10 +92,8 @@ class VGGTAggregator(nn.Module):
         self, rows: int, columns: int, views: int, like: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Rotary tables of one view and of a whole sequence; special tokens stand at (0, 0), patches count from 1."""
-        row, column = torch.meshgrid(
-            torch.arange(1, rows + 1, device=like.device), torch.arange(1, columns + 1, device=like.device), indexing="ij"
-        )
-        patches = torch.stack([row, column], dim=-1).flatten(0, 1)
+        row, column = (torch.arange(1, side + 1, device=like.device) for side in (rows, columns))
+        patches = torch.cartesian_prod(row, column)
         special = patches.new_zeros(like.shape[1] - len(patches), 2)
         cosines, sines = rotary_tables(torch.cat([special, patches]), self.head_dim, self.rope_freq)
         return (cosines, sines), (cosines.repeat(views, 1), sines.repeat(views, 1))

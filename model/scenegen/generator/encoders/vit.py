@@ -30,7 +30,7 @@ class ImageNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with one projection for q, k and v; optional layer norm per head on q and k before the rotation."""
+    """Self-attention with one projection for q, k, v; optional layer norm per head on q and k before the rotation."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool = False) -> None:
         super().__init__()

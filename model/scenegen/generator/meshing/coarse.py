@@ -35,9 +35,8 @@ def coarse_mesh(logits: NDArray[np.float32], colour: NDArray[np.uint8]) -> trime
     closed = np.where(np.pad(np.ones_like(occupied), 1), inside, -np.abs(inside))
     vertices, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction="ascent")
     vertices = (vertices - 0.5) / len(logits) - 0.5
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
-    mesh.visual.vertex_colors = np.tile(np.append(colour, 255).astype(np.uint8), (len(vertices), 1))
-    return mesh
+    colours = np.tile(np.append(colour, 255).astype(np.uint8), (len(vertices), 1))
+    return trimesh.Trimesh(vertices, faces, vertex_colors=colours, process=False)
 
 
 def mean_colour(views: Sequence[View], instance_id: int) -> NDArray[np.uint8]:
