@@ -69,7 +69,7 @@ def sample_euler(
     on_step: OnStep | None = None,
     cancelled: IsCancelled | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """x <- x - (t_i - t_{i+1}) v along ``times``; the sample and the positions of the last step.
+    """Step x <- x - (t_i - t_{i+1}) v along ``times``: the sample and the positions of the last step.
 
     ``cancelled`` is asked before each step; Cancelled when it says yes.
     """
@@ -118,7 +118,9 @@ def sample_structure(
         guided = guidance != 0 and interval[0] <= t <= interval[1]
         views = evaluations if is_last else [evaluations[index % len(evaluations)]]
         predictions = [evaluate(x, t, guided, is_last) for evaluate in views]
-        velocities = [p.velocity if p.negative is None else guide(p.velocity, p.negative, guidance) for p in predictions]
+        velocities = [
+            p.velocity if p.negative is None else guide(p.velocity, p.negative, guidance) for p in predictions
+        ]
         positions = [p.positions for p in predictions if p.positions is not None]
         return torch.stack(velocities).mean(0), torch.stack(positions).mean(0) if positions else None
 

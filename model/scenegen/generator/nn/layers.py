@@ -31,9 +31,7 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(2 * self.FREQUENCIES, channels), nn.SiLU(), nn.Linear(channels, channels)
-        )
+        self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, channels), nn.SiLU(), nn.Linear(channels, channels))
 
     def forward(self, t: Tensor) -> Tensor:
         """t: [B], 1000 x flow time -> float32 [B, C]."""
@@ -60,5 +58,5 @@ def modulation(channels: int, chunks: int) -> nn.Sequential:
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """h * (1 + scale) + shift: [B, L, C] with [B or 1, 1, C]."""
+    """Return h * (1 + scale) + shift: [B, L, C] with [B or 1, 1, C]."""
     return h * (1 + scale) + shift

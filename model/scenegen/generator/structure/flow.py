@@ -7,7 +7,7 @@ Parameter names are those of the published checkpoints. Knows nothing about sche
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,12 @@ class Estimate(Protocol):
     """
 
     @property
-    def latents(self) -> Tensor: ...  # noqa: D102
+    def latents(self) -> Tensor:
+        """[N, L, in*p^3]."""
 
     @property
-    def placements(self) -> Tensor: ...  # noqa: D102
+    def placements(self) -> Tensor:
+        """[N, 8]."""
 
 
 @dataclass(frozen=True)
@@ -169,27 +171,12 @@ class SparseStructureFlowModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the blocks."""
-        return self.blocks[0].mlp.mlp[0].weight.dtype  # type: ignore[union-attr,index,return-value]
+        return next(self.flow_blocks[0].mlp.parameters()).dtype
 
-    def initialise_for_training_from_scratch(self) -> None:
-        """Xavier weights, identity blocks, zero output: what training without a TRELLIS checkpoint starts from."""
-        for module in (self.t_embedder, self.input_layer, *self.blocks, self.out_layer):
-            for layer in module.modules():
-                if isinstance(layer, nn.Linear):
-                    nn.init.xavier_uniform_(layer.weight)
-                    nn.init.zeros_(layer.bias)
-        for i in (0, 2):
-            nn.init.normal_(self.t_embedder.mlp[i].weight, std=0.02)
-        zero = [self.out_layer, *([self.adaLN_modulation[1]] if self.share_mod else [])]
-        for block in self.blocks:
-            zero += [] if self.share_mod else [block.adaLN_modulation[1]]
-            zero += [block.adaLN_modulation_global[1]] if self.use_global else []
-        for layer in zero:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        if self.use_global:
-            nn.init.normal_(self.position_token, std=0.02)
-            nn.init.normal_(self.register_token, std=0.02)
+    @property
+    def flow_blocks(self) -> list[FlowBlock]:
+        """The blocks, as what they are."""
+        return cast("list[FlowBlock]", list(self.blocks))
 
     def encode_condition(self, cond: Tensor, *, scenes: int = 1) -> ConditionCache:
         """All that the blocks need of condition tokens [S*N, T, cond_channels] of S scenes of N assets each."""
@@ -200,7 +187,7 @@ class SparseStructureFlowModel(nn.Module):
             latent_hint = self.readout_in(estimate.latents)
         tokens = cond.to(self.dtype)
         local = tokens[:, : self.local_tokens] if self.use_global else tokens
-        contexts = tuple(block.contexts(local, tokens) for block in self.blocks)
+        contexts = tuple(block.contexts(local, tokens) for block in self.flow_blocks)
         return ConditionCache(contexts, len(cond), scenes, latent_hint, estimate)
 
     def velocity(
@@ -227,15 +214,11 @@ class SparseStructureFlowModel(nn.Module):
         placements = None
         if positions and special is not None:
             start = None if cache.estimate is None else cache.estimate.placements
-            placements = self.position_head(
-                special[: len(x), :1], self.num_iteration, start=start, scenes=cache.scenes
-            )
+            placements = self.position_head(special[: len(x), :1], self.num_iteration, start=start, scenes=cache.scenes)
         return Prediction(v[: len(x)], v[len(x) :] if guided else None, placements)
 
-    def forward(
-        self, x: Tensor, t: Tensor, cond: Tensor, *, scenes: int = 1
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """v [S*N, out, R, R, R], with ``use_global`` (v, positions [S*N, 8]).
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, *, scenes: int = 1) -> Tensor | tuple[Tensor, Tensor]:
+        """Evaluate once without keeping anything: velocity [S*N, out, R, R, R]; with ``use_global`` also positions [S*N, 8].
 
         x: float32 [S*N, in, R, R, R]. t: [S*N], 1000 x flow time. cond: [S*N, T, cond_channels].
         """
@@ -262,7 +245,7 @@ class SparseStructureFlowModel(nn.Module):
         outside, inside = h.dtype, self.dtype
         emb, h = emb.to(inside), h.to(inside)
         special = None if special is None else special.to(inside)
-        for block, contexts in zip(self.blocks, cache.contexts, strict=True):
+        for block, contexts in zip(self.flow_blocks, cache.contexts, strict=True):
             arguments = (special, h, emb, contexts, branches * cache.scenes)
             if self.use_checkpoint and torch.is_grad_enabled():
                 special, h = checkpoint(block, *arguments, use_reentrant=False)

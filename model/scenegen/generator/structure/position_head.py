@@ -77,7 +77,7 @@ class PositionHead(nn.Module):
         refine, None to begin from ``empty_pose_tokens``. -> float32 [S*N, 8].
         """
         token = self.token_norm(position_token.float())
-        dtype = self.trunk[0].mlp.mlp[0].weight.dtype  # type: ignore[union-attr,index]
+        dtype = next(self.trunk.parameters()).dtype
         raw = None if start is None else start.float()[:, None]
         for _ in range(num_iteration):
             m = self.embed_pose(self.empty_pose_tokens.expand(len(token), 1, -1) if raw is None else raw).to(dtype)

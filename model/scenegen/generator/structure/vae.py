@@ -67,7 +67,7 @@ class Upsample(nn.Module):
 
 
 def _out_layer(norm_type: str, channels: int, out_channels: int) -> nn.Sequential:
-    norm = {"layer": ChannelLayerNorm32, "group": lambda c: GroupNorm32(32, c)}[norm_type](channels)
+    norm = ChannelLayerNorm32(channels) if norm_type == "layer" else GroupNorm32(32, channels)
     return nn.Sequential(norm, nn.SiLU(), nn.Conv3d(channels, out_channels, 3, padding=1))
 
 
