@@ -22,8 +22,8 @@ def check_tools() -> None:
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
         sys.exit(
-            f"Python's headers are missing ({header}): install them (Debian and Ubuntu: python3-dev of the same version) "
-            "or set PYTHON to an interpreter that has them."
+            f"Python's headers are missing ({header}): install them (Debian and Ubuntu: python3-dev of the same "
+            "version), or remove .venv and set PYTHON to an interpreter that has them."
         )
     compiler = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(compiler) is None:
@@ -56,7 +56,7 @@ def build(prefix: Path, build_folder: Path, *, sources: bool) -> None:
     env = environment(list(dict.fromkeys([prefix, Path(sys.prefix)])))
     for package in PACKAGES:
         folder = build_folder / (package.name if package != ROOT else "scenegen_ros")
-        configure = [
+        configure: list[str | Path] = [
             "cmake", "-S", package, "-B", folder, "-G", "Ninja", "--log-level=WARNING", "-Wno-dev",
             f"-DCMAKE_INSTALL_PREFIX={prefix}",
             f"-DPython3_EXECUTABLE={sys.executable}",
@@ -69,13 +69,26 @@ def build(prefix: Path, build_folder: Path, *, sources: bool) -> None:
             subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
+def link_sources(prefix: Path) -> None:
+    """Lets the environment at prefix run the sources where they lie: import path and commands."""
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(prefix)}))
+    (site / "scenegen_ros_sources.pth").write_text(f"{ROOT}\n{ROOT / 'model'}\n")
+    for script in (ROOT / "scripts").iterdir():
+        command = prefix / "bin" / script.name
+        command.write_text(script.read_text().replace("/usr/bin/env python3", str(prefix / "bin" / "python"), 1))
+        command.chmod(0o755)
+
+
 def main() -> None:
     """Builds into the running virtual environment."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prefix", type=Path, default=Path(sys.prefix))
-    parser.add_argument("--build-folder", type=Path, default=ROOT / "build" / "pip_ros")
-    arguments = parser.parse_args()
-    build(arguments.prefix.resolve(), arguments.build_folder.resolve(), sources=False)
+    parser.add_argument("--check", action="store_true", help="only check that headers and a compiler are there")
+    if parser.parse_args().check:
+        check_tools()
+        return
+    prefix = Path(sys.prefix)
+    build(prefix, ROOT / "build" / "pip_ros", sources=False)
+    link_sources(prefix)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""ROS for tests: each in a domain of its own, on this machine only, and waits that end with what they wait for."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import rclpy
+    from rclpy.executors import Executor
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+
+
+@pytest.fixture
+def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A ROS_DOMAIN_ID, 1 to 101, that no other test on this machine uses; processes started by the test inherit it."""
+    for domain in (1 + (os.getpid() + step) % 101 for step in range(101)):
+        with open(Path(gettempdir()) / f"scenegen_ros_domain_{domain}", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+            yield domain
+            return
+    pytest.fail("101 tests hold every ROS domain of this machine")
+
+
+@pytest.fixture
+def ros_context(ros_domain: int) -> Iterator[rclpy.Context]:
+    """An rclpy.Context in the test's own domain; shut down afterwards."""
+    import rclpy
+
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=ros_domain)
+    yield context
+    context.try_shutdown()
+
+
+def spin_until(executor: Executor, done: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+    """Spins until done() is true. Fails the test, naming what it waited for, after timeout_s seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:.0f} s in vain for {what}")
+        executor.spin_once(timeout_sec=0.05)
