@@ -153,16 +153,22 @@ class SceneClient:
             if response.status_code != 200:
                 await response.aread()
                 raise self._refusal(response)
-            reader = EventReader()
-            try:
-                async for chunk in response.aiter_raw():
-                    for event in reader.feed(chunk):
-                        scene = _take(event, on_progress)
-                        if scene is not None:
-                            return scene
-            except httpx.TransportError as error:
-                raise self._lost(error) from error
+            async for event in self._events(response):
+                scene = _take(event, on_progress)
+                if scene is not None:
+                    return scene
             raise self._lost("it closed the connection")
+
+    async def _events(self, response: httpx.Response) -> AsyncIterator[Event]:
+        reader = EventReader()
+        try:
+            async for chunk in response.aiter_raw():
+                for event in reader.feed(chunk):
+                    yield event
+        except httpx.TransportError as error:
+            raise self._lost(error) from error
+        except InvalidInput as error:
+            raise GenerationFailed(f"the answer of {self._address} cannot be read: {error}") from error
 
     def _http(self) -> httpx.AsyncClient:
         uds = self._address.path if self._address.scheme == "unix" else None

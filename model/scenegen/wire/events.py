@@ -86,7 +86,9 @@ class EventReader:
                 continue
             try:
                 yield self._event(header, payload)
-            except (KeyError, TypeError, AttributeError) as error:
+            except InvalidInput:
+                raise
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise InvalidInput(
                     f"the server's {header['kind']!r:.40} event is garbled ({error!r}): run one version on both ends"
                 ) from error

@@ -1,0 +1,175 @@
+"""The thread that generates: loads the model, then does one job at a time, in order of arrival.
+
+Knows nothing about HTTP: a job is a request and a function that takes the encoded events.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from scenegen.scene import Cancelled, InvalidInput, Progress, Scene, View
+from scenegen.wire import EventWriter, Failure, Request, encode_failure
+
+logger = logging.getLogger(__name__)
+
+_FIRST_GUESS_S = 10.0
+_STOPPING = encode_failure(Failure("ServerStopping", "the server is stopping: send the request again later"))
+
+
+class SceneGenerator(Protocol):
+    """What the server needs of a SceneGen."""
+
+    def generate(
+        self,
+        views: Sequence[View],
+        *,
+        seed: int = 42,
+        ids: Sequence[int] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Scene:
+        """Views to a scene; raises InvalidInput, Cancelled."""
+        ...
+
+
+class Job:
+    """One request. emit takes its encoded events, from any thread, and None after the last one."""
+
+    def __init__(self, request: Request, emit: Callable[[bytes | None], None]) -> None:
+        self.request = request
+        self.cancelled = threading.Event()
+        self._emit = emit
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def emit(self, event: bytes) -> None:
+        """Send an event, unless the job has ended."""
+        with self._lock:
+            if not self._ended:
+                self._emit(event)
+
+    def end(self, last: bytes = b"") -> None:
+        """Send the last event and close the stream; only the first call counts."""
+        with self._lock:
+            if not self._ended:
+                self._ended = True
+                if last:
+                    self._emit(last)
+                self._emit(None)
+
+    def run(self, generator: SceneGenerator) -> None:
+        """Generate, and end with the scene or with why there is none. Never raises."""
+        writer = EventWriter()
+        try:
+            scene = generator.generate(
+                self.request.views,
+                seed=self.request.seed,
+                ids=self.request.ids,
+                on_progress=lambda progress: self.emit(writer.progress(progress)),
+                cancelled=self.cancelled.is_set,
+            )
+            self.end(writer.scene(scene))
+        except Cancelled:
+            self.end()
+        except InvalidInput as error:
+            self.end(encode_failure(Failure("InvalidInput", str(error))))
+        except Exception as error:  # whatever it was, the next job must run
+            logger.exception("a generation failed")
+            message = f"the generation failed ({type(error).__name__}: {error}): the server's log has the details"
+            self.end(encode_failure(Failure("GenerationFailed", message)))
+
+
+class Worker:
+    """One thread over one generator, with room for `waiting` jobs besides the one at work."""
+
+    def __init__(self, load: Callable[[], SceneGenerator], waiting: int) -> None:
+        self._load = load
+        self._places = waiting + 1
+        self._taken = 0
+        self._queue: deque[Job] = deque()
+        self._current: Job | None = None
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
+        self.state: Literal["loading", "ready", "failed"] = "loading"
+        self.detail = "the model is being loaded"
+        self.last_seconds = _FIRST_GUESS_S
+
+    def start(self) -> None:
+        """Begin to load the model."""
+        self._thread.start()
+
+    def stop(self, join_s: float = 0.0) -> None:
+        """End every job now, tell its client that the server stops, and wait up to join_s for the step at work."""
+        with self._changed:
+            self._stopping = True
+            jobs = [job for job in (self._current, *self._queue) if job is not None]
+            self._queue.clear()
+            self._changed.notify_all()
+        for job in jobs:
+            job.cancelled.set()
+            job.end(_STOPPING)
+        if join_s and self._thread.is_alive():
+            self._thread.join(join_s)
+
+    def take_place(self) -> bool:
+        """Reserve a place for a job to come; False when all are taken."""
+        with self._changed:
+            if self._stopping or self._taken >= self._places:
+                return False
+            self._taken += 1
+            return True
+
+    def give_place_back(self) -> None:
+        """The job of a reserved place will not come."""
+        with self._changed:
+            self._taken -= 1
+
+    def submit(self, job: Job) -> bool:
+        """Queue a job that has a place. True when it must wait for others."""
+        with self._changed:
+            if self._stopping:
+                self._taken -= 1
+                job.end(_STOPPING)
+                return False
+            self._queue.append(job)
+            self._changed.notify_all()
+            return self._current is not None or len(self._queue) > 1
+
+    def cancel(self, job: Job) -> None:
+        """Nobody wants this job's scene any more (or it has ended): its place is free, or will be after a step."""
+        job.cancelled.set()
+        with self._changed:
+            if job in self._queue:
+                self._queue.remove(job)
+                self._taken -= 1
+        job.end()
+
+    def _work(self) -> None:
+        try:
+            generator = self._load()
+        except Exception as error:  # a server that says why it cannot work is worth more than one that is gone
+            logger.exception("the model could not be loaded")
+            self.detail, self.state = f"the model could not be loaded: {error}", "failed"
+            return
+        self.detail, self.state = "the model is loaded", "ready"
+        logger.info("ready: the model is loaded")
+        while (job := self._next()) is not None:
+            started = time.monotonic()
+            job.run(generator)
+            with self._changed:
+                self._current = None
+                self._taken -= 1
+            if not job.cancelled.is_set():
+                self.last_seconds = time.monotonic() - started
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._queue)
+            self._current = None if self._stopping else self._queue.popleft()
+            return self._current

@@ -1,0 +1,141 @@
+"""Parts the transport tests share: a stub generator, a view to send, and a real server in a thread.
+
+The stub stands for the model only where the behaviour under test is the transport's: queue, cancel, limits, failures.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import trimesh
+import uvicorn
+
+from scenegen.scene import Asset, Cancelled, InvalidInput, Placement, Progress, Scene, View
+from scenegen.server import Limits, create_app
+
+WAIT_S = 20.0
+"""How long a test waits for what must happen; only a failing test waits that long."""
+
+
+class StubGenerator:
+    """Steps only when told: each `step` lets it poll `cancelled` once and report progress."""
+
+    def __init__(self, steps: int = 0, failure: Exception | None = None) -> None:
+        self.steps = steps
+        self.failure = failure
+        self.started = threading.Semaphore(0)
+        self.step = threading.Semaphore(0)
+        self.ended = threading.Semaphore(0)
+        self.taken: list[int] = []
+        self.was_cancelled = False
+        self.sees_cancel: Callable[[], bool] = lambda: False
+
+    def generate(
+        self,
+        views: Sequence[View],
+        *,
+        seed: int = 42,
+        ids: Sequence[int] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Scene:
+        assert on_progress is not None and cancelled is not None
+        self.sees_cancel = cancelled
+        self.started.release()
+        try:
+            return self._generate(views, seed, ids, on_progress, cancelled)
+        finally:
+            self.ended.release()
+
+    def _generate(
+        self,
+        views: Sequence[View],
+        seed: int,
+        ids: Sequence[int] | None,
+        on_progress: Callable[[Progress], None],
+        cancelled: Callable[[], bool],
+    ) -> Scene:
+        for i in range(self.steps):
+            assert self.step.acquire(timeout=WAIT_S)
+            if cancelled():
+                self.was_cancelled = True
+                raise Cancelled
+            self.taken.append(i)
+            on_progress(Progress("structure", (i + 1) / self.steps))
+        if self.failure is not None:
+            raise self.failure
+        chosen = tuple(ids) if ids is not None else views[0].instance_ids
+        if not chosen:
+            raise InvalidInput("view 0 masks has no instances: segment the image first")
+        assets = tuple(box(i, seed) for i in chosen)
+        on_progress(Progress("assets", 0.9, assets[0]))
+        placements = tuple(Placement(np.full(3, 0.1 * i), np.array([1.0, 0, 0, 0]), 1.0) for i in range(len(assets)))
+        return Scene(assets, placements, 0, {"structure": 0.5})
+
+
+def box(instance: int, seed: int = 0) -> Asset:
+    """An asset with a size and vertex colours of its own."""
+    mesh = trimesh.creation.box((1.0, 0.5, 0.1 + 0.01 * instance))
+    colours = np.random.default_rng(seed + instance).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
+    return Asset(instance, f"box {instance}", mesh)
+
+
+def view(ids: Sequence[int] = (1, 2, 3), size: tuple[int, int] = (24, 32), depth: bool = True) -> View:
+    """A small view with noise for an image and one stripe per instance."""
+    rng = np.random.default_rng(5)
+    masks = np.zeros(size, np.int32)
+    for row, instance in enumerate(ids):
+        masks[2 * row : 2 * row + 2, 4:-4] = instance
+    depth_m = rng.uniform(0.5, 2, size).astype(np.float32) if depth else None
+    if depth_m is not None:
+        depth_m[0, 0], depth_m[0, 1] = np.nan, 0
+    T = np.eye(4)
+    T[:3, 3] = 0.1, 1 / 3, np.pi
+    intrinsics = np.array([[500.1, 0, 15.5], [0, 499.9, 11.5], [0, 0, 1]])
+    return View(
+        rng.integers(0, 256, (*size, 3), dtype=np.uint8), masks, depth_m, intrinsics, T, 1_700_000_000_123_456_789
+    )
+
+
+@contextmanager
+def running(
+    generator: StubGenerator, socket_path: Path, *, token: str | None = None, limits: Limits | None = None
+) -> Iterator[str]:
+    """A real uvicorn over a real unix socket, in a thread; yields the address once the stub is loaded."""
+    loaded = threading.Event()
+
+    def load() -> StubGenerator:
+        loaded.set()
+        return generator
+
+    app = create_app(load, token=token, limits=limits)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, uds=str(socket_path), http="h11", ws="none", log_level="warning", timeout_graceful_shutdown=1
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert loaded.wait(WAIT_S)
+    wait_until(lambda: server.started and app.state.worker.state == "ready")
+    try:
+        yield f"unix:{socket_path}"
+    finally:
+        server.should_exit = True
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition holds; fail when it does not within WAIT_S."""
+    tick = threading.Event()
+    for _ in range(int(WAIT_S / 0.01)):
+        if condition():
+            return
+        tick.wait(0.01)
+    raise AssertionError("what the test waits for did not happen")
