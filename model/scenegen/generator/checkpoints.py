@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,15 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 
 PIPELINE = "pipeline.json"
 
+_GUIDANCE: Mapping[str, Mapping[str, Any]] = {
+    "FlowEulerGuidanceIntervalSamplerVGGT": {},
+    "FlowEulerCfgSamplerVGGT": {"interval": (0.0, 1.0)},
+    "FlowEulerSamplerVGGT": {"guidance": 0.0},
+}
+"""Samplers of placements and structures by published name, and what is fixed in each."""
+
+_PARAMETERS = {"steps": "steps", "rescale_t": "rescale_t", "cfg_strength": "guidance", "cfg_interval": "interval"}
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -42,6 +52,37 @@ def load_pipeline(folder: Path) -> dict[str, Any]:
             f"{folder / PIPELINE} names no models: expected {{'name', 'args': {{'models': {{role: path}}, ...}}}}"
         )
     return args
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How the structure is sampled; the names are those of `sampling.sample_structure`."""
+
+    steps: int = 25
+    rescale_t: float = 3.0
+    guidance: float = 5.0
+    interval: tuple[float, float] = (0.5, 1.0)
+
+
+def structure_sampler(folder: Path, pipeline: Mapping[str, Any]) -> SamplerSettings:
+    """Settings of `sparse_structure_sampler`. Raises InvalidInput for an unknown sampler or parameter."""
+    entry = pipeline.get("sparse_structure_sampler", {})
+    name = entry.get("name")
+    if name not in _GUIDANCE:
+        raise InvalidInput(f"{folder / PIPELINE}: structure sampler {name!r} is unknown; known are {sorted(_GUIDANCE)}")
+    try:
+        settings = SamplerSettings(**{_PARAMETERS[key]: value for key, value in entry.get("params", {}).items()})
+        low, high = settings.interval
+        settings = replace(settings, interval=(float(low), float(high)), **_GUIDANCE[name])
+        valid = settings.steps >= 1 and settings.rescale_t > 0
+    except (KeyError, TypeError, ValueError, AttributeError):
+        valid = False
+    if not valid:
+        raise InvalidInput(
+            f"{folder / PIPELINE}: params of {name} are {entry.get('params')!r}; expected steps (1 or more), "
+            "rescale_t (above 0), cfg_strength, cfg_interval [low, high]"
+        )
+    return settings
 
 
 def load_model(stem: Path, kind: type[Model]) -> Model:

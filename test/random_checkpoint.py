@@ -1,0 +1,95 @@
+"""A checkpoint folder of the smallest SceneGen that has every part, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
+from scenegen.generator.encoders.dinov2 import ImageEncoder
+from scenegen.generator.encoders.vggt import VGGTAggregator
+from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.generator.structure.vae import SparseStructureDecoder
+from scenegen.scene import View
+
+IMAGE_ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "num_register_tokens": 4,
+}
+GEOMETRY_ENCODER = {
+    "embed_dim": 32,
+    "patch_embed_vit": {"depth": 1, "num_heads": 2},
+    "aa_depth": 1,
+    "aa_heads": 2,
+    "img_size": 42,
+}
+FLOW = {
+    "resolution": 4,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "cond_channels": 32,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "patch_size": 2,
+    "qk_rms_norm": True,
+    "use_global": True,
+    "trunk_depth": 1,
+    "num_iteration": 2,
+    "local_tokens": 9,
+}
+DECODER = {
+    "out_channels": 1,
+    "latent_channels": 4,
+    "num_res_blocks": 0,
+    "num_res_blocks_middle": 1,
+    "channels": [16, 8],
+}
+PIPELINE: dict[str, Any] = {
+    "models": {"sparse_structure_flow_model": "ss_flow", "sparse_structure_decoder": "ss_dec"},
+    "sparse_structure_sampler": {
+        "name": "FlowEulerGuidanceIntervalSamplerVGGT",
+        "args": {"sigma_min": 1e-5},
+        "params": {"steps": 3, "cfg_strength": 1.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0},
+    },
+    "image_cond_model": "dinov2",
+    "vggt_model": "vggt",
+    "multiview": "published",
+}
+
+
+def write_random_checkpoint(folder: Path) -> Path:
+    """Write it into folder, always the same, and return folder."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_image_encoder(folder / "dinov2", ImageEncoder(IMAGE_ENCODER))
+        save_model(folder, "vggt", VGGTAggregator(**GEOMETRY_ENCODER), GEOMETRY_ENCODER)
+        flow = SparseStructureFlowModel(**FLOW)
+        # sizes above 0 whatever the position token says: the head's relu would drop the objects
+        torch.nn.init.normal_(flow.position_head.pose_branch[2].weight, std=1e-3)
+        torch.nn.init.constant_(flow.position_head.pose_branch[2].bias, 0.5)
+        save_model(folder, "ss_flow", flow, FLOW)
+        save_model(folder, "ss_dec", SparseStructureDecoder(**DECODER), DECODER)
+    save_pipeline(folder, PIPELINE)
+    return folder
+
+
+def drawn_view(*, shift: int = 0, height: int = 60, width: int = 80) -> View:
+    """Three coloured rectangles on grey; ids 3, 5 and 8, of which 5 is the largest."""
+    image = np.full((height, width, 3), 120, dtype=np.uint8)
+    masks = np.zeros((height, width), dtype=np.int32)
+    for i, rows, columns, colour in (
+        (3, slice(5, 20), slice(5, 25), (200, 30, 30)),
+        (5, slice(25, 55), slice(20, 60), (30, 200, 30)),
+        (8, slice(8, 20), slice(60, 72), (30, 30, 200)),
+    ):
+        masks[rows, columns] = i
+        image[rows, columns] = colour
+    return View(np.roll(image, shift, axis=1), np.roll(masks, shift, axis=1))
