@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 
 _SHADOW_OFFSET_M = 5e-4
+_BOX_CORNERS = np.array([[x, y, z] for x in (0, 3) for y in (1, 4) for z in (2, 5)])
+"""[8, 3] picks the corners of a box out of (low x, y, z, high x, y, z)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ class Renderer:
         self.colours: Floats32 = np.concatenate([surface.colours for surface in surfaces])
         counts = [len(surface.corners) for surface in surfaces]
         self.instance_of_triangle = np.repeat(np.arange(1, len(surfaces) + 1, dtype=np.int32), counts)
-        self.boxes: Floats32 = np.stack([np.stack([c.min((0, 1)), c.max((0, 1))]) for c in corners])
+        self.boxes = np.stack([np.stack([c.min((0, 1)), c.max((0, 1))]) for c in corners])
         self._embree = EmbreeScene(robust=True)
         TriangleMesh(self._embree, self.corners)
 
@@ -143,32 +145,33 @@ class Renderer:
         triangle, barycentric = np.full(shape, -1, np.int32), np.zeros((*shape, 2), np.float32)
         eye = T_world_camera[:3, 3].astype(np.float32)
         rays = (camera.directions.reshape(-1, 3) @ T_world_camera[:3, :3].T.astype(np.float32)).reshape(*shape, 3)
-        window = self._window(camera, T_world_camera)
-        part = rays[window]
-        if part.size:
-            directions = np.ascontiguousarray(part.reshape(-1, 3))
+        pixels = self._candidates(camera, T_world_camera)
+        if len(pixels):
+            directions = rays.reshape(-1, 3)[pixels]
             origins = np.empty_like(directions)
             origins[:] = eye
             result = self._embree.run(origins, directions, output=True)
             met = np.flatnonzero(result["primID"] >= 0)
-            at = tuple(i + w.start for i, w in zip(np.unravel_index(met, part.shape[:2]), window, strict=True))
-            triangle[at] = result["primID"][met]
-            instance[at] = self.instance_of_triangle[triangle[at]]
-            depth[at] = result["tfar"][met]
-            barycentric[at] = np.stack([result["u"][met], result["v"][met]], axis=-1)
+            at, number = pixels[met], result["primID"][met]
+            triangle.reshape(-1)[at] = number
+            instance.reshape(-1)[at] = self.instance_of_triangle[number]
+            depth.reshape(-1)[at] = result["tfar"][met]
+            barycentric.reshape(-1, 2)[at] = np.stack([result["u"][met], result["v"][met]], axis=-1)
         return Hits(instance, triangle, barycentric, depth, rays, eye)
 
-    def _window(self, camera: Camera, T_world_camera: Floats) -> tuple[slice, slice]:
-        """The rows and columns that hold every surface: rays elsewhere meet nothing."""
-        choose = np.array(np.meshgrid(*[[0, 1]] * 3)).reshape(3, -1)
-        corners = np.stack([self.boxes[:, choose[axis], axis] for axis in range(3)], axis=-1).reshape(-1, 3)
+    def _candidates(self, camera: Camera, T_world_camera: Floats) -> NDArray[np.intp]:
+        """Flat indices of the pixels in some surface's box as the camera sees it: rays elsewhere meet nothing."""
+        corners = self.boxes.reshape(-1, 6)[:, _BOX_CORNERS]
         seen = (corners - T_world_camera[:3, 3]) @ T_world_camera[:3, :3]
-        if (seen[:, 2] < 1e-3).any():
-            return slice(0, camera.height), slice(0, camera.width)
-        pixels = (seen / seen[:, 2:]) @ camera.intrinsics[:2].T
-        low = np.maximum(np.floor(pixels.min(0)) - 1, 0).astype(int)
-        high = np.maximum(np.ceil(pixels.max(0)) + 2, 0).astype(int)
-        return slice(low[1], high[1]), slice(low[0], high[0])
+        near = np.ones((camera.height, camera.width), dtype=bool)
+        if (seen[..., 2] > 1e-3).all():
+            pixels = (seen / seen[..., 2:]) @ camera.intrinsics[:2].T
+            low = np.maximum(np.floor(pixels.min(1)) - 1, 0).astype(int)
+            high = np.maximum(np.ceil(pixels.max(1)) + 2, 0).astype(int)
+            near[:] = False
+            for (left, top), (right, bottom) in zip(low, high, strict=True):
+                near[top:bottom, left:right] = True
+        return np.flatnonzero(near)
 
     def occluded(self, points: Floats32, normals: Floats32, towards: Floats) -> NDArray[np.bool_]:
         """Whether a surface stands between points [n, 3] (with unit normals) and a distant lamp in direction [3]."""
