@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 from geometry_msgs.msg import Pose, Transform
 from numpy.typing import NDArray
-from scenegen.scene import Floats, InvalidInput
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
+
+from scenegen.scene import Floats, InvalidInput
 
 MAX_INSTANCES = 256
 """More ids than this in one image are not instances: the masks were blurred, resized or compressed with loss."""
@@ -148,18 +149,6 @@ def decode_camera_info(message: Any, size: tuple[int, int]) -> Floats | None:
     return K
 
 
-def matrix_from_transform(transform: Any) -> Floats:
-    """geometry_msgs/Transform -> float64 [4, 4]. InvalidInput when the quaternion is zero or anything is not finite."""
-    t, q = transform.translation, transform.rotation
-    values = np.array([t.x, t.y, t.z, q.x, q.y, q.z, q.w])
-    if not np.isfinite(values).all() or not np.any(values[3:]):
-        raise InvalidInput(f"a transform holds {values.tolist()}: translation and quaternion must be finite, not zero")
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat(values[3:]).as_matrix()
-    T[:3, 3] = values[:3]
-    return T
-
-
 def transform_message(T_parent_child: Floats) -> Transform:
     """Rigid float64 [4, 4] -> geometry_msgs/Transform."""
     pose, message = pose_message(T_parent_child), Transform()
@@ -180,7 +169,7 @@ def pose_message(T_parent_child: Floats) -> Pose:
 def byte_array(values: NDArray[Any]) -> array.array[int]:
     """The bytes of an array as rclpy takes them for uint8[] without a slow copy (spec/ros.md section 3)."""
     out = array.array("B")
-    out.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    out.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return out
 
 

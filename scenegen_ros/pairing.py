@@ -69,28 +69,24 @@ class Pairer:
         stamps = sorted(self._image_stamps)
         return min((b - a for a, b in zip(stamps, stamps[1:], strict=False)), default=FIRST_PERIOD_NS) // 2
 
-    def add(self, topic: str, message: Message, partners: tuple[str, ...]) -> MessageSet | None:
-        """Takes one message; returns the set it completes, if any. partners: the topics a set needs besides masks.
-
-        Raises TimeJumpedBack, without taking the message, when its stamp ran backwards.
-        """
+    def add(self, topic: str, message: Message) -> None:
+        """Takes one message. TimeJumpedBack, without taking it, when its stamp ran backwards."""
         newest_ns = self._newest_ns.get(topic, message.stamp_ns)
         if message.stamp_ns < newest_ns - JUMP_BACK_NS:
             raise TimeJumpedBack(f"the stamps of {topic} jumped back by {(newest_ns - message.stamp_ns) / 1e9:.1f} s")
         if topic == "image":
             if message.stamp_ns in self._image_stamps:
-                return None  # raw and compressed of the same frame
+                return  # raw and compressed of the same frame
             self._image_stamps.append(message.stamp_ns)
         self._newest_ns[topic] = max(newest_ns, message.stamp_ns)
         queue = self._queues.setdefault(topic, [])
         insort(queue, message)
-        found = self._match(partners)
-        if found is None and len(queue) > self._queue_size:
-            self._discard(topic, queue.pop(0), partners)
-        return found
 
-    def _match(self, partners: tuple[str, ...]) -> MessageSet | None:
-        """The newest complete set; it and everything older leave the queues."""
+    def match(self, partners: tuple[str, ...]) -> MessageSet | None:
+        """The newest complete set, if any; it and everything older leave the queues.
+
+        partners: the topics a set needs besides masks.
+        """
         for masks in reversed(self._queues.get("masks", [])):
             nearest = {topic: self._nearest(topic, masks.stamp_ns) for topic in partners}
             complete = {topic: message for topic, message in nearest.items() if message is not None}
@@ -104,6 +100,9 @@ class Pairer:
                     self._discard(topic, older, partners)
                 del queue[: at + 1]
             return MessageSet(complete)
+        for topic, queue in self._queues.items():
+            while len(queue) > self._queue_size:
+                self._discard(topic, queue.pop(0), partners)
         return None
 
     def _nearest(self, topic: str, stamp_ns: int) -> Message | None:

@@ -6,13 +6,15 @@ topics or waiting: an error says whether waiting can help, the caller decides.
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 import numpy as np
-from scenegen.scene import Floats
 from scipy.spatial.transform import Rotation, Slerp
+
+from scenegen.scene import Floats, InvalidInput
 
 JUMP_BACK_NS = 500_000_000
 """A stamp this much older than the newest is a clock that ran backwards (simulation reset, bag loop), no reordering."""
@@ -45,7 +47,15 @@ class TooOld(TransformError):
 @dataclass(order=True)
 class _Sample:
     stamp_ns: int
-    T_parent_child: Floats = field(compare=False)
+    translation: tuple[float, float, float] = field(compare=False)
+    quaternion_wxyz: tuple[float, float, float, float] = field(compare=False)
+
+    def matrix(self) -> Floats:
+        """T_parent_child, float64 [4, 4]."""
+        T = np.eye(4)
+        T[:3, :3] = Rotation.from_quat(self.quaternion_wxyz, scalar_first=True).as_matrix()
+        T[:3, 3] = self.translation
+        return T
 
 
 @dataclass
@@ -64,10 +74,28 @@ class TransformBuffer:
         self._frames: dict[str, _Frame] = {}
         self._lock = threading.Lock()
 
-    def add(self, parent: str, child: str, stamp_ns: int, T_parent_child: Floats, *, static: bool = False) -> None:
-        """Takes one transform, float64 [4, 4]. A stamp that ran backwards drops what the frame held."""
+    def add(
+        self,
+        parent: str,
+        child: str,
+        stamp_ns: int,
+        translation: tuple[float, float, float],
+        quaternion_wxyz: tuple[float, float, float, float],
+        *,
+        static: bool = False,
+    ) -> None:
+        """Takes one transform T_parent_child. A stamp that ran backwards drops what the frame held.
+
+        Kept as it came: TF says thousands of transforms a second and few are ever looked up. InvalidInput when the
+        quaternion is zero or a number is not finite.
+        """
         parent, child = parent.lstrip("/"), child.lstrip("/")
-        sample = _Sample(stamp_ns, T_parent_child)
+        if not any(quaternion_wxyz) or not math.isfinite(sum(translation) + sum(quaternion_wxyz)):
+            raise InvalidInput(
+                f"the transform '{parent}' -> '{child}' holds {translation} and {quaternion_wxyz}: it must be finite, "
+                "with a quaternion that is not zero; its broadcaster is broken"
+            )
+        sample = _Sample(stamp_ns, translation, quaternion_wxyz)
         with self._lock:
             frame = self._frames.get(child)
             if frame is None or static or frame.static or frame.parent != parent:
@@ -133,7 +161,7 @@ class TransformBuffer:
         frame = self._frames[child]
         samples = frame.samples
         if frame.static:
-            return samples[0].T_parent_child
+            return samples[0].matrix()
         after = bisect_left(samples, stamp_ns, key=lambda s: s.stamp_ns)
         step = f"'{frame.parent}' -> '{child}'"
         if after == len(samples):
@@ -142,7 +170,7 @@ class TransformBuffer:
                 f"the newest transform {step} is {late:.3f} s older than the image: its broadcaster lags or stopped"
             )
         if samples[after].stamp_ns == stamp_ns:
-            return samples[after].T_parent_child
+            return samples[after].matrix()
         if after == 0:
             early = (samples[0].stamp_ns - stamp_ns) / 1e9
             raise TooOld(
@@ -154,7 +182,7 @@ class TransformBuffer:
 def _interpolate(before: _Sample, after: _Sample, stamp_ns: int) -> Floats:
     """Straight line and constant turn between two transforms."""
     share = (stamp_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
-    ends = np.stack([before.T_parent_child, after.T_parent_child])
+    ends = np.stack([before.matrix(), after.matrix()])
     T = np.eye(4)
     T[:3, :3] = Slerp([0.0, 1.0], Rotation.from_matrix(ends[:, :3, :3]))(share).as_matrix()
     T[:3, 3] = (1 - share) * ends[0, :3, 3] + share * ends[1, :3, 3]

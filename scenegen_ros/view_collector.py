@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scenegen.scene import Floats, InvalidInput, View
 from scipy.spatial.transform import Rotation
 
+from scenegen.scene import Floats, InvalidInput, View
 from scenegen_ros.pairing import Message, MessageSet, Pairer, TimeJumpedBack
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.transforms import TransformError
@@ -27,10 +27,11 @@ CAPTURE_AGE_S = 2.0
 
 @dataclass(frozen=True)
 class KeptView:
-    """A view and the camera frame it came from."""
+    """A view, the camera frame it came from, and the instances it sees."""
 
     view: View
     frame_id: str
+    ids: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -67,31 +68,32 @@ class ViewCollector:
         self._latest: _Placed | None = None
         self._views: list[KeptView] = []
         self._lost: Counter[str] = Counter()
+        self.partners: tuple[str, ...] = ("image", "camera_info")
+        """What a set needs besides masks; with "depth" where depth is used."""
         self.paired = 0
         self.kept_ever = 0
         self.problem = ""
         """Why the newest set was lost; empty when it was not."""
         self.last_problem = ""
 
-    def add(self, topic: str, message: Message, partners: tuple[str, ...], now_s: float) -> None:
-        """Takes one message of "image", "masks", "camera_info" or "depth". partners: what a set needs besides masks."""
+    def add(self, topic: str, message: Message, now_s: float) -> None:
+        """Takes one message of "image", "masks", "camera_info" or "depth"."""
         with self._lock:
             try:
-                found = self._pairer.add(topic, message, partners)
+                self._pairer.add(topic, message)
             except TimeJumpedBack as jump:
                 self._lost["time ran backwards"] += 1
                 dropped = self.clear()
-                self._pairer.add(topic, message, partners)
+                self._pairer.add(topic, message)
                 self._problem(f"{jump}: dropped {dropped} views and everything pending, starting over")
-                return
-            if found is not None:
-                self.paired += 1
-                self._pending.append((found, now_s))
-                self.poll(now_s)
+            self.poll(now_s)
 
     def poll(self, now_s: float) -> None:
-        """Looks TF up for the sets that wait for it, oldest first."""
+        """Pairs what has come and looks TF up for the sets that wait for it, oldest first."""
         with self._lock:
+            while found := self._pairer.match(self.partners):
+                self.paired += 1
+                self._pending.append((found, now_s))
             while self._pending:
                 messages, arrived_s = self._pending[0]
                 try:
@@ -117,21 +119,25 @@ class ViewCollector:
             return kept or self._keep(latest)
 
     def views(self) -> tuple[KeptView, ...]:
-        """The kept views, the one that sees most instances first, then the newest.
+        """The kept views, the one that sees most instances first, then the newest."""
+        with self._lock:
+            return tuple(sorted(self._views, key=lambda k: (-len(k.ids), -k.view.stamp_ns)))
 
-        The newest set takes the place of the kept view nearest to it first: what stands there now is what a caller asks
-        about, also when the camera does not move.
+    def refresh(self) -> None:
+        """Lets the newest set take the place of the kept view nearest to it.
+
+        What stands there now is what a caller asks about, also when the camera does not move.
         """
         with self._lock:
             latest = self._latest
-            if latest is not None and self._views and latest.messages.stamp_ns > self._newest_ns():
-                near = min(self._views, key=lambda k: self._distance(k.view.T_world_camera, latest.T_world_camera))
-                if self._is_near(near.view.T_world_camera, latest.T_world_camera):
-                    try:
-                        self._keep(latest, instead_of=near)
-                    except InvalidInput:
-                        pass  # counted and told; the kept views stand
-            return tuple(sorted(self._views, key=lambda k: (-len(k.view.instance_ids), -k.view.stamp_ns)))
+            if latest is None or not self._views or latest.messages.stamp_ns <= self._newest_ns():
+                return
+            near = min(self._views, key=lambda k: self._distance(k.view.T_world_camera, latest.T_world_camera))
+            if self._is_near(near.view.T_world_camera, latest.T_world_camera):
+                try:
+                    self._keep(latest, instead_of=near)
+                except InvalidInput:
+                    pass  # counted and told; the kept views stand
 
     def clear(self) -> int:
         """Forgets every view and message; returns how many views."""
@@ -174,7 +180,8 @@ class ViewCollector:
         """Decodes a set and keeps it. InvalidInput, counted, when it cannot be used."""
         try:
             view = self._decode(placed.messages)
-            if not view.instance_ids:
+            ids = frozenset(view.instance_ids)
+            if not ids:
                 raise InvalidInput("masks hold no instance, every pixel is 0: does the segmentation find anything?")
             view = replace(view, T_world_camera=placed.T_world_camera)
         except InvalidInput as error:
@@ -185,7 +192,7 @@ class ViewCollector:
             self.kept_ever += 1
         else:
             self._views.remove(instead_of)
-        kept = KeptView(view, placed.messages.frame_id)
+        kept = KeptView(view, placed.messages.frame_id, ids)
         self._views.append(kept)
         while len(self._views) > self.parameters.max_views:
             self._views.remove(self._most_redundant())

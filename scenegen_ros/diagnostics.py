@@ -1,0 +1,138 @@
+"""What the node says in /diagnostics: one status per stage, and a first one that answers "what is it waiting for?".
+
+Plain rules over counters, on a steady clock in seconds; knows nothing about ROS but the message built at the end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+SILENT_S = 2.0
+"""A topic that has said nothing for this long is silent."""
+_WINDOW_S = 3.0
+
+
+class Level(IntEnum):
+    """diagnostic_msgs/DiagnosticStatus levels."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """One stage: how it is, in words that say what to do when it is not well, and figures."""
+
+    name: str
+    level: Level
+    message: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class TopicMonitor:
+    """What was heard of one input. needed: whether views depend on it. qos_problem: why publishers cannot match."""
+
+    name: str
+    needed: bool = True
+    count: int = 0
+    qos_problem: str = ""
+    _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+    _stamps_ns: deque[int] = field(default_factory=lambda: deque(maxlen=32))
+
+    def heard(self, stamp_ns: int, now_s: float) -> None:
+        """Takes note of one message."""
+        self.count += 1
+        self._arrivals.append(now_s)
+        self._stamps_ns.append(stamp_ns)
+
+    def rate_hz(self, now_s: float) -> float:
+        """Messages per second over the last few seconds."""
+        recent = [t for t in self._arrivals if now_s - t < _WINDOW_S]
+        return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
+
+    def sent_hz(self) -> float:
+        """The rate of the source, from the shortest step between stamps: losses only lengthen steps."""
+        stamps = sorted(set(self._stamps_ns))
+        step = min((b - a for a, b in zip(stamps, stamps[1:], strict=False)), default=0)
+        return 1e9 / step if step else 0.0
+
+    def status(self, publishers: int, now_s: float) -> Status:
+        """publishers: how many publish it now."""
+        if publishers == 0:
+            self.qos_problem = ""
+        rate, sent = self.rate_hz(now_s), self.sent_hz()
+        age = now_s - self._arrivals[-1] if self._arrivals else None
+        values = {
+            "publishers": publishers,
+            "messages": self.count,
+            "rate [Hz]": round(rate, 2),
+            "age of the newest [s]": "none yet" if age is None else round(age, 2),
+            "QoS": self.qos_problem or "matches",
+        }
+        level, message = Level.OK, f"{rate:.1f} Hz"
+        speaks = age is not None and age <= SILENT_S
+        if self.qos_problem and not speaks:
+            level, message = Level.ERROR, self.qos_problem
+        elif not speaks and not self.needed:
+            message = "not published, not needed"
+        elif publishers == 0:
+            level, message = Level.WARN, "nobody publishes it: start the publisher or remap the topic"
+        elif not speaks:
+            said = "has never said anything" if age is None else f"has been silent for {age:.0f} s"
+            level, message = (
+                Level.WARN,
+                f"has {publishers} publisher(s) but {said}: does it run? Large images need config/fastdds.xml",
+            )
+        elif len(self._arrivals) > 10 and rate < 0.5 * sent:
+            level, message = (
+                Level.WARN,
+                f"arrives at {rate:.1f} Hz but is sent at about {sent:.1f} Hz: frames are lost, use config/fastdds.xml",
+            )
+        return Status(self.name, level, message, values)
+
+
+def summary(state: str, stages: Sequence[Status], working_on: str, idle_reason: str) -> Status:
+    """The first status of the array: what the node is doing, or what it waits for, and every error there is.
+
+    state: the lifecycle state. stages: in the order in which data flows. working_on: the running generation, or empty.
+    idle_reason: what starts the next one.
+    """
+    lacking = next((s for s in stages if s.level != Level.OK and s.name != "generation"), None)
+    level = max((s.level for s in stages), default=Level.OK)
+    if state != "active":
+        transition = "activate" if state == "inactive" else "configure"
+        message, level = f"{state}: waiting for the {transition} transition", max(level, Level.WARN)
+        lacking = None
+    elif working_on:
+        message = working_on if lacking is None else f"{working_on}; {lacking.name}: {lacking.message}"
+    elif lacking is not None:
+        message = f"waiting for {lacking.name}: {lacking.message}"
+    else:
+        message = idle_reason
+    errors = [f"{s.name}: {s.message}" for s in stages if s.level == Level.ERROR and s is not lacking]
+    return Status("node", level, "; ".join([message, *errors]), {"state": state})
+
+
+def diagnostic_array(statuses: Sequence[Status], stamp: Time) -> DiagnosticArray:
+    """The message for /diagnostics."""
+    array = DiagnosticArray()
+    array.header.stamp = stamp
+    for status in statuses:
+        array.status.append(
+            DiagnosticStatus(
+                level=bytes([status.level]),
+                name=f"scenegen: {status.name}",
+                message=status.message,
+                hardware_id="scenegen",
+                values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
+            )
+        )
+    return array

@@ -1,0 +1,196 @@
+"""One generation from views to a stored scene, in a thread of its own, cancelled at any stage.
+
+Knows nothing about ROS: it takes the collector, something that generates like SceneClient, and the store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from scenegen.client import ServerError
+from scenegen.files import SceneNotStored
+from scenegen.placement import place_scene
+from scenegen.scene import Cancelled, InvalidInput, PlacedObject, Progress, Scene, View
+from scenegen_ros.scene_store import SceneStore, StoredScene
+from scenegen_ros.view_collector import KeptView, ViewCollector
+
+_POLL_S = 0.05
+GENERATED = 0.9
+"""Share of the job that is done when the scene is generated; placing and saving are the rest."""
+
+
+class Generator(Protocol):
+    """What generates: scenegen.client.SceneClient."""
+
+    def generate(
+        self,
+        views: Sequence[View],
+        *,
+        seed: int,
+        ids: Sequence[int] | None,
+        on_progress: Callable[[Progress], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> Scene:
+        """As SceneGen.generate."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was asked for. ids: empty is every instance seen. views: how many to wait for, 0 is those that stand."""
+
+    ids: tuple[int, ...] = ()
+    views: int = 0
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a generation stands: in words, as a share of the whole, and the ids that are ready."""
+
+    name: str
+    progress: float
+    ready: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a generation ended: with a scene, or cancelled or failed with a message that says why and what to do."""
+
+    stored: StoredScene | None
+    message: str
+    cancelled: bool = False
+
+
+class Generation(threading.Thread):
+    """Runs one goal. on_stage and on_done are called in this thread, on_done exactly once."""
+
+    def __init__(
+        self,
+        goal: Goal,
+        collector: ViewCollector,
+        generator: Generator,
+        store: SceneStore,
+        *,
+        announce: Callable[[StoredScene], None],
+        waiting_for: Callable[[], str],
+        cancelled: Callable[[], bool],
+        on_stage: Callable[[Stage], None],
+        on_done: Callable[[Outcome], None],
+    ) -> None:
+        """announce: publishes a stored scene. waiting_for: what the node lacks, in words, for when views do not come.
+
+        cancelled: polled all along.
+        """
+        super().__init__(name="scenegen generation", daemon=True)
+        self._goal, self._collector, self._generator, self._store = goal, collector, generator, store
+        self._fixed_frame = collector.parameters.fixed_frame
+        self._announce, self._waiting_for = announce, waiting_for
+        self._asked_to_stop = cancelled
+        self._stopped = threading.Event()
+        self._on_stage, self._on_done = on_stage, on_done
+        self._ready: tuple[int, ...] = ()
+        self.stage = Stage("starting", 0.0)
+
+    def stop(self) -> None:
+        """Cancels it from outside."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """The thread's body."""
+        try:
+            stored = self._generate()
+            outcome = Outcome(stored, f"scene {stored.id} with {len(stored.objects)} objects")
+        except Cancelled:
+            outcome = Outcome(None, f"cancelled while {self.stage.name}", cancelled=True)
+        except (InvalidInput, ServerError, SceneNotStored) as error:
+            outcome = Outcome(None, str(error))
+        except Exception as error:  # whatever it is, the node keeps running and says so
+            traceback.print_exc()
+            outcome = Outcome(
+                None, f"unexpected {type(error).__name__} while {self.stage.name}: {error}; this is a bug"
+            )
+        self._on_done(outcome)
+
+    def _generate(self) -> StoredScene:
+        """Views -> scene -> placed objects -> files."""
+        kept = self._wait_for_views()
+        views = [k.view for k in kept]
+        self._enter("sending views", 0.0)
+        scene = self._generator.generate(
+            views,
+            seed=self._goal.seed,
+            ids=self._goal.ids or None,
+            on_progress=self._generated,
+            cancelled=self._cancelled,
+        )
+        self._enter("placing", GENERATED)
+        objects = place_scene(scene, views)
+        frame_id, stamp_ns = self._frame_and_stamp(objects, kept)
+        self._enter("saving", 0.98)
+        stored = self._store.save(scene, objects, views, frame_id, stamp_ns)
+        self._announce(stored)
+        return stored
+
+    def _wait_for_views(self) -> list[KeptView]:
+        """The views to generate from; InvalidInput when they do not come in time or are not possible."""
+        goal, parameters = self._goal, self._collector.parameters
+        if any(i <= 0 for i in goal.ids):
+            raise InvalidInput(f"instance ids are {list(goal.ids)}: they must be positive, 0 is the background")
+        limit = parameters.max_views if self._fixed_frame else 1
+        wanted = max(goal.views, 1)
+        if wanted > limit:
+            raise InvalidInput(
+                f"{goal.views} views were asked for but at most {limit} are held: ask for fewer, raise max_views"
+                + ("" if self._fixed_frame else " and set fixed_frame, since views without TF cannot be joined")
+            )
+        deadline = time.monotonic() + parameters.view_timeout_s
+        refreshed = False
+        while True:
+            kept = [k for k in self._collector.views() if k.ids.issuperset(goal.ids)]
+            if len(kept) >= wanted and refreshed:
+                return kept[: goal.views or limit]
+            refreshed = len(kept) >= wanted
+            if refreshed:
+                self._collector.refresh()
+                continue
+            seen = f" that see ids {list(goal.ids)}" if goal.ids else ""
+            self._enter(f"waiting for views{seen}: {len(kept)} of {wanted}", 0.0)
+            if time.monotonic() > deadline:
+                raise InvalidInput(
+                    f"only {len(kept)} of {wanted} views{seen} after {parameters.view_timeout_s:g} s: "
+                    f"{self._waiting_for()}"
+                )
+            self._stopped.wait(_POLL_S)
+
+    def _frame_and_stamp(self, objects: Sequence[PlacedObject], kept: Sequence[KeptView]) -> tuple[str, int]:
+        """Frame of the poses, and the stamp they hold at (scenegen.placement.place_scene says which frame it used).
+
+        Poses in the fixed frame hold for good and carry the newest view's stamp; poses in a camera's frame hold at the
+        moment of that view.
+        """
+        if self._fixed_frame and any(o.metric for o in objects):
+            return self._fixed_frame, max(k.view.stamp_ns for k in kept)
+        ids = {o.id for o in objects}
+        shown = next(k for k in kept if ids & k.ids)
+        return shown.frame_id, shown.view.stamp_ns
+
+    def _generated(self, progress: Progress) -> None:
+        if progress.asset is not None:
+            self._ready = (*self._ready, progress.asset.id)
+        self._enter(progress.stage, GENERATED * progress.fraction)
+
+    def _enter(self, name: str, progress: float) -> None:
+        if self._cancelled():
+            raise Cancelled
+        stage = Stage(name, progress, self._ready)
+        if stage != self.stage:
+            self.stage = stage
+            self._on_stage(stage)
+
+    def _cancelled(self) -> bool:
+        return self._stopped.is_set() or self._asked_to_stop()

@@ -1,0 +1,169 @@
+"""The node's subscriptions: images, masks, depth, camera info and TF, handed on undecoded.
+
+Created when the node is activated, gone when it is deactivated. Knows nothing about what becomes of a message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from scenegen.scene import InvalidInput, View
+from scenegen_ros.conversions import (
+    decode_camera_info,
+    decode_compressed,
+    decode_depth,
+    decode_image,
+    decode_masks,
+    read_header,
+    stamp_ns,
+)
+from scenegen_ros.diagnostics import TopicMonitor
+from scenegen_ros.pairing import Message, MessageSet
+from scenegen_ros.parameters import Parameters
+from scenegen_ros.transforms import TransformBuffer
+
+DISCOVERY_S = 1.0
+"""How long a depth publisher may take to be discovered before "auto" believes that there is none."""
+
+
+def sensor_qos() -> QoSProfile:
+    """Sensor data: best effort, volatile, a few deep."""
+    return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
+
+
+def decode_set(messages: MessageSet) -> View:
+    """The View of a set of messages, without its camera pose. InvalidInput names the topic that cannot be used."""
+    by_topic = messages.messages
+    masks = decode_masks(deserialize_message(by_topic["masks"].cdr, Image))
+    image = by_topic["image"]
+    if image.compressed:
+        pixels = decode_compressed(deserialize_message(image.cdr, CompressedImage))
+    else:
+        pixels = decode_image(deserialize_message(image.cdr, Image))
+    intrinsics = decode_camera_info(
+        deserialize_message(by_topic["camera_info"].cdr, CameraInfo), (pixels.shape[0], pixels.shape[1])
+    )
+    depth = by_topic.get("depth")
+    depth_m = None if depth is None else decode_depth(deserialize_message(depth.cdr, Image))
+    return View(pixels, masks, depth_m, intrinsics, None, messages.stamp_ns)
+
+
+class Inputs:
+    """The subscriptions of an active node."""
+
+    def __init__(
+        self,
+        node: Node,
+        parameters: Parameters,
+        on_message: Callable[[str, Message], None],
+        transforms: TransformBuffer,
+    ) -> None:
+        """on_message: called with the topic ("image", "masks", "depth", "camera_info") and each message, in order."""
+        self._node = node
+        self._on_message = on_message
+        self._transforms = transforms
+        self._depth = parameters.depth
+        self._since_s = time.monotonic()
+        self._group = MutuallyExclusiveCallbackGroup()
+        self._tf_group = MutuallyExclusiveCallbackGroup()
+        self.monitors = {name: TopicMonitor(name) for name in ("image", "masks", "camera_info", "depth")}
+        self.monitors["depth"].needed = parameters.depth == "required"
+        self.tf_problem = ""
+        self._names: dict[str, list[str]] = {name: [] for name in self.monitors}
+        self._subscriptions: list[Subscription] = []
+        if parameters.image_transport != "compressed":
+            self._subscribe("image", Image, "image")
+        if parameters.image_transport != "raw":
+            self._subscribe("image", CompressedImage, "image/compressed")
+        self._subscribe("masks", Image, "masks")
+        self._subscribe("camera_info", CameraInfo, "camera_info")
+        if parameters.depth != "off":
+            self._subscribe("depth", Image, "depth")
+        if parameters.fixed_frame:
+            self._subscribe_tf()
+
+    def partners(self) -> tuple[str, ...]:
+        """What a set of messages needs besides masks, as things stand now."""
+        discovering = time.monotonic() - self._since_s < DISCOVERY_S
+        with_depth = self._depth == "required" or (
+            self._depth == "auto" and (discovering or self.publishers("depth") > 0)
+        )
+        return ("image", "camera_info", "depth") if with_depth else ("image", "camera_info")
+
+    def publishers(self, name: str) -> int:
+        """How many publish an input now."""
+        return sum(self._node.count_publishers(topic) for topic in self._names[name])
+
+    def destroy(self) -> None:
+        """Takes every subscription away."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def _subscribe(self, name: str, message_type: type, topic: str) -> None:
+        monitor = self.monitors[name]
+        compressed = message_type is CompressedImage
+        resolved = self._node.resolve_topic_name(topic)
+
+        def incompatible(event: QoSRequestedIncompatibleQoSInfo) -> None:
+            policy = event.last_policy_kind.name.lower()
+            monitor.qos_problem = (
+                f"a publisher of {resolved} offers a {policy} that this node's subscription cannot accept: set "
+                f"qos_overrides.{resolved}.subscription.{policy} to what it offers"
+            )
+            self._node.get_logger().error(monitor.qos_problem)
+
+        def take(cdr: bytes) -> None:
+            stamp, frame_id = read_header(cdr)
+            monitor.heard(stamp, time.monotonic())
+            self._on_message(name, Message(stamp, frame_id, cdr, compressed))
+
+        self._names[name].append(resolved)
+        self._subscriptions.append(
+            self._node.create_subscription(
+                message_type,
+                topic,
+                take,
+                sensor_qos(),
+                callback_group=self._group,
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                raw=True,
+            )
+        )
+
+    def _subscribe_tf(self) -> None:
+        static_qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        for topic, qos, static in (("/tf", QoSProfile(depth=100), False), ("/tf_static", static_qos, True)):
+            self._subscriptions.append(
+                self._node.create_subscription(
+                    TFMessage, topic, partial(self._take_tf, static=static), qos, callback_group=self._tf_group
+                )
+            )
+
+    def _take_tf(self, message: TFMessage, *, static: bool) -> None:
+        for t in message.transforms:
+            p, q = t.transform.translation, t.transform.rotation
+            try:
+                self._transforms.add(
+                    t.header.frame_id,
+                    t.child_frame_id,
+                    stamp_ns(t.header.stamp),
+                    (p.x, p.y, p.z),
+                    (q.w, q.x, q.y, q.z),
+                    static=static,
+                )
+            except InvalidInput as error:
+                self.tf_problem = str(error)

@@ -1,0 +1,208 @@
+"""What the configured node consists of: inputs -> views -> generation -> scene, and what each of them reports.
+
+Built at configure, fed between activate and deactivate, destroyed at cleanup.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.lifecycle import LifecycleNode
+from rclpy.timer import Timer
+
+from scenegen.client import SceneClient
+from scenegen.scene import Floats, InvalidInput
+from scenegen_ros.diagnostics import SILENT_S, Level, Status
+from scenegen_ros.generations import Generations
+from scenegen_ros.inputs import Inputs, decode_set
+from scenegen_ros.pairing import Message
+from scenegen_ros.parameters import Parameters
+from scenegen_ros.scene_publisher import ScenePublisher
+from scenegen_ros.scene_store import SceneStore
+from scenegen_ros.server_watch import ServerWatch
+from scenegen_ros.transforms import TransformBuffer
+from scenegen_ros.view_collector import ViewCollector
+
+_POLL_S = 0.05
+_SAME_NOTICE_S = 10.0
+
+
+class Pipeline:
+    """The parts of one configured node, joined."""
+
+    def __init__(self, node: LifecycleNode, parameters: Parameters) -> None:
+        """InvalidInput when a parameter cannot be used."""
+        self._node, self._parameters = node, parameters
+        address = parameters.server.replace("unix:~", f"unix:{Path.home()}", 1)
+        self._client = SceneClient(address, _token(parameters.token_file))
+        self._store = SceneStore(parameters.output_dir)
+        self._transforms = TransformBuffer()
+        self._collector = ViewCollector(parameters, decode_set, self._lookup, self._notice)
+        self._publisher = ScenePublisher(node, self._notice)
+        self._generations = Generations(
+            node, self._collector, self._client, self._store, self._publisher, self.waiting_for
+        )
+        self._watch = ServerWatch(self._client, address)
+        self._inputs: Inputs | None = None
+        self._timer: Timer | None = None
+        self._paired_before, self._paired_at_s = 0, 0.0
+        self._noticed: tuple[str, float] = ("", 0.0)
+
+    def activate(self) -> None:
+        """Starts to listen, and announces the newest scene on disk."""
+        self._transforms = TransformBuffer()
+        self._inputs = Inputs(self._node, self._parameters, self._take, self._transforms)
+        self._timer = self._node.create_timer(
+            _POLL_S,
+            self._poll,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self._generations.open()
+        last = self._publisher.current or self._store.last(self._notice)
+        if last is not None:
+            self._publisher.announce(last)
+            self._node.get_logger().info(f"announced scene {last.id} from {last.folder}")
+
+    def deactivate(self) -> None:
+        """Stops to listen, cancels what runs, forgets the views."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        if self._inputs is not None:
+            self._inputs.destroy()
+            self._inputs = None
+        self._generations.close()
+        self._collector.clear()
+
+    def destroy(self) -> None:
+        """Takes everything away that configure made."""
+        self.deactivate()
+        self._client.close()
+        self._watch.stop()
+        self._generations.destroy()
+        self._publisher.destroy()
+
+    def update(self, parameters: Parameters) -> None:
+        """Takes over parameters that were set while the node runs."""
+        self._collector.parameters = parameters
+
+    def statuses(self) -> list[Status]:
+        """One per stage, in the order in which data flows."""
+        now_s = time.monotonic()
+        stages = []
+        inputs = self._inputs
+        if inputs is not None:
+            for name, monitor in inputs.monitors.items():
+                stages.append(monitor.status(inputs.publishers(name), now_s))
+            stages += [self._tf_status(inputs), self._pairing_status(stages, now_s), self._views_status()]
+        return [*stages, self._watch.status, self._generations.status()]
+
+    @property
+    def working_on(self) -> str:
+        """The running generation in words; empty when none runs."""
+        stage = self._generations.stage
+        return f"generating: {stage.name} ({stage.progress:.0%})" if stage is not None else ""
+
+    @property
+    def idle_reason(self) -> str:
+        """What starts the next generation."""
+        return self._generations.idle_reason
+
+    def waiting_for(self) -> str:
+        """The first stage before the server that is not well, in words."""
+        lacking = [s for s in self.statuses() if s.level != Level.OK and s.name not in ("server", "generation")]
+        if lacking:
+            return f"{lacking[0].name}: {lacking[0].message}"
+        p = self._collector.parameters
+        return (
+            f"the camera has not moved by {p.min_translation_m:g} m or {p.min_rotation_deg:g} degrees; move it, call "
+            "~/capture, or ask for fewer views"
+        )
+
+    def _take(self, name: str, message: Message) -> None:
+        inputs = self._inputs
+        if inputs is None:  # a message that was under way while the node was activated or deactivated
+            return
+        self._collector.partners = inputs.partners()
+        self._collector.add(name, message, self._now_s())
+
+    def _poll(self) -> None:
+        inputs = self._inputs
+        if inputs is not None:
+            self._collector.partners = inputs.partners()
+            self._collector.poll(self._now_s())
+            self._generations.start_by_itself()
+
+    def _lookup(self, camera_frame: str, stamp_ns: int) -> Floats | None:
+        if not self._parameters.fixed_frame:
+            return None
+        return self._transforms.lookup(self._parameters.fixed_frame, camera_frame, stamp_ns)
+
+    def _now_s(self) -> float:
+        return self._node.get_clock().now().nanoseconds / 1e9
+
+    def _notice(self, text: str) -> None:
+        """Logs a warning; the same one again only after a while."""
+        key, now_s = text[:40], time.monotonic()
+        if key != self._noticed[0] or now_s - self._noticed[1] > _SAME_NOTICE_S:
+            self._noticed = (key, now_s)
+            self._node.get_logger().warning(text)
+
+    def _tf_status(self, inputs: Inputs) -> Status:
+        if not self._parameters.fixed_frame:
+            return Status("TF", Level.OK, "not used: fixed_frame is empty")
+        problem = self._collector.problem if "TF" in self._collector.problem else ""
+        values = {"fixed frame": self._parameters.fixed_frame, "waiting": self._collector.waiting_for_tf}
+        if inputs.tf_problem:
+            values["broken transform"] = inputs.tf_problem
+        return Status("TF", Level.WARN if problem else Level.OK, problem or "answers", values)
+
+    def _pairing_status(self, topics: list[Status], now_s: float) -> Status:
+        paired = self._collector.paired
+        if paired != self._paired_before:
+            self._paired_before, self._paired_at_s = paired, now_s
+        lost = dict(sorted(self._collector.lost.items()))
+        values = {"sets": paired, **lost}
+        if now_s - self._paired_at_s <= SILENT_S or any(s.level != Level.OK for s in topics):
+            return Status("pairing", Level.OK, f"{paired} sets so far", values)
+        causes = ", ".join(f"{count} {cause}" for cause, count in lost.items()) or "none yet"
+        message = (
+            "all topics speak but their stamps do not meet within half a frame: masks, depth and camera_info must carry "
+            f"the stamp of their image (lost: {causes})"
+        )
+        return Status("pairing", Level.WARN, message, values)
+
+    def _views_status(self) -> Status:
+        collector = self._collector
+        values = {
+            "kept": collector.count,
+            "most": collector.parameters.max_views,
+            "last problem": collector.last_problem,
+        }
+        if collector.problem:
+            return Status(
+                "views", Level.WARN, f"{collector.count} kept, the newest images are lost: {collector.problem}", values
+            )
+        if collector.count == 0:
+            return Status("views", Level.WARN, "none kept yet", values)
+        return Status("views", Level.OK, f"{collector.count} kept", values)
+
+
+def _token(path: str) -> str | None:
+    """The token in a file, None without one. InvalidInput when it cannot be read."""
+    if not path:
+        return None
+    try:
+        token = Path(path).expanduser().read_text().strip()
+    except OSError as error:
+        raise InvalidInput(
+            f"token_file {path} cannot be read ({error.strerror}): correct the path or its permissions"
+        ) from error
+    if not token:
+        raise InvalidInput(f"token_file {path} is empty: put the server's token into it")
+    return token

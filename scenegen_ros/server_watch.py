@@ -1,0 +1,50 @@
+"""Asks the generation server now and then whether it is ready, so that /diagnostics can say so without waiting.
+
+Knows nothing about ROS or generations.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from scenegen.client import SceneClient, ServerError
+from scenegen.scene import Cancelled
+from scenegen_ros.diagnostics import Level, Status
+
+_PERIOD_READY_S = 5.0
+_PERIOD_WAITING_S = 1.0
+
+
+class ServerWatch:
+    """A thread that polls a server until stop()."""
+
+    def __init__(self, client: SceneClient, address: str) -> None:
+        """address: for people."""
+        self._client, self._address = client, address
+        self._stopped = threading.Event()
+        self._status = Status("server", Level.WARN, f"{address} has not been asked yet")
+        self._thread = threading.Thread(target=self._run, name="scenegen server watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def status(self) -> Status:
+        """What the server said last."""
+        return self._status
+
+    def stop(self) -> None:
+        """Ends the thread; the client must have been closed, which ends a question under way."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                readiness = self._client.ready()
+                level = {"ready": Level.OK, "loading": Level.WARN, "failed": Level.ERROR}[readiness.state]
+                message = f"{readiness.state}: {readiness.detail}" if readiness.detail else readiness.state
+            except ServerError as error:
+                level, message = Level.ERROR, str(error)
+            except Cancelled:
+                return
+            self._status = Status("server", level, message, {"address": self._address})
+            self._stopped.wait(_PERIOD_READY_S if level == Level.OK else _PERIOD_WAITING_S)

@@ -1,0 +1,250 @@
+"""A node under test, a camera that does as it is told, and ears: what the ROS tests share.
+
+The generation server is a real one on a unix socket with serving.StubGenerator for a model: what is under test here is
+the node. Every wait ends with what it waits for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TransformStamped
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import MarkerArray
+
+from scenegen_ros.action import GenerateScene
+from scenegen_ros.conversions import camera_info_message, image_message, transform_message
+from scenegen_ros.msg import Scene
+from scenegen_ros.node import SceneGenNode, spin
+from scenegen_ros.scene_messages import time_message
+from scenegen_ros.srv import Capture, Clear
+
+WAIT_S = 20.0
+SIZE = (48, 64)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def wait_for(done: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
+    """What done() returns once it is true; fails naming `what`."""
+    deadline = time.monotonic() + timeout_s
+    tick = threading.Event()
+    while not (result := done()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:g} s in vain for {what}")
+        tick.wait(0.01)
+    return result
+
+
+@dataclass
+class Shot:
+    """What the camera publishes: two boxes 0.8 m before a wall at 1 m. A topic left out of `topics` stays silent."""
+
+    topics: set[str] = field(default_factory=lambda: {"image", "masks", "camera_info", "depth", "tf"})
+    image: Image = field(default_factory=lambda: image_message(np.full((*SIZE, 3), 90, np.uint8), "rgb8"))
+    compressed: CompressedImage | None = None
+    masks: Image = field(default_factory=lambda: image_message(boxes(), "mono8"))
+    depth: Image = field(
+        default_factory=lambda: image_message(np.where(boxes() > 0, 0.8, 1.0).astype(np.float32), "32FC1")
+    )
+    camera_info: CameraInfo = field(
+        default_factory=lambda: camera_info_message(np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]]), SIZE)
+    )
+    masks_late_ns: int = 0
+    x_m: float = 0.0
+
+
+def boxes(ids: tuple[int, ...] = (1, 2)) -> np.ndarray:
+    """Instance masks, uint8 SIZE: one square per id."""
+    masks = np.zeros(SIZE, np.uint8)
+    for column, instance in enumerate(ids):
+        masks[16:32, 6 + 20 * column : 20 + 20 * column] = instance
+    return masks
+
+
+class Camera(Node):
+    """Publishes self.shot at 20 Hz, on stamps of its own that go on by 50 ms."""
+
+    def __init__(self, context: Context, masks_qos: QoSProfile, depth: bool) -> None:
+        super().__init__("camera", context=context)
+        self.shot = Shot()
+        self.stamp_ns = 1_000_000_000_000
+        self.paused = False
+        self.outputs = {
+            "image": self.create_publisher(Image, "image", BEST_EFFORT),
+            "compressed": self.create_publisher(CompressedImage, "image/compressed", BEST_EFFORT),
+            "masks": self.create_publisher(Image, "masks", masks_qos),
+            "camera_info": self.create_publisher(CameraInfo, "camera_info", BEST_EFFORT),
+        }
+        if depth:
+            self.outputs["depth"] = self.create_publisher(Image, "depth", BEST_EFFORT)
+        self.tf = self.create_publisher(TFMessage, "/tf", 100)
+        self.create_timer(0.05, self.tick)
+
+    def tick(self) -> None:
+        """One frame."""
+        if self.paused:
+            return
+        shot = self.shot
+        self.stamp_ns += 50_000_000
+        if "tf" in shot.topics:
+            transform = TransformStamped(child_frame_id="camera_optical_frame")
+            transform.header.frame_id = "map"
+            transform.header.stamp = time_message(self.stamp_ns)
+            T = np.eye(4)
+            T[0, 3] = shot.x_m
+            transform.transform = transform_message(T)
+            self.tf.publish(TFMessage(transforms=[transform]))
+        for name, publisher in self.outputs.items():
+            message = getattr(shot, name)
+            if message is None or name not in shot.topics:
+                continue
+            late = shot.masks_late_ns if name == "masks" else 0
+            message.header.stamp = time_message(self.stamp_ns + late)
+            message.header.frame_id = "camera_optical_frame"
+            publisher.publish(message)
+
+
+class Ears(Node):
+    """Hears everything the node says, and asks it things."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__("ears", context=context)
+        self.scenes: list[Scene] = []
+        self.markers: list[MarkerArray] = []
+        self.detections: list[Detection3DArray] = []
+        self.frames: dict[str, TransformStamped] = {}
+        self.diagnostics: dict[str, str] = {}
+        self.levels: dict[str, int] = {}
+        self.feedback: list[GenerateScene.Feedback] = []
+        self.create_subscription(Scene, "scenegen/scene", self.scenes.append, LATCHED)
+        self.create_subscription(MarkerArray, "scenegen/markers", self.markers.append, LATCHED)
+        self.create_subscription(Detection3DArray, "scenegen/detections", self.detections.append, LATCHED)
+        self.create_subscription(TFMessage, "/tf", self._hear_tf, 100)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._hear_diagnostics, 10)
+        self.action = ActionClient(self, GenerateScene, "scenegen/generate_scene")
+        self.capture = self.create_client(Capture, "scenegen/capture")
+        self.clear = self.create_client(Clear, "scenegen/clear")
+
+    def _hear_tf(self, message: TFMessage) -> None:
+        for transform in message.transforms:
+            self.frames[transform.child_frame_id] = transform
+
+    def _hear_diagnostics(self, message: DiagnosticArray) -> None:
+        self.levels = {s.name.removeprefix("scenegen: "): s.level[0] for s in message.status}
+        self.diagnostics = {s.name.removeprefix("scenegen: "): s.message for s in message.status}
+
+    def says(self, *words: str) -> None:
+        """Waits until the first status of /diagnostics holds all the words."""
+        wait_for(
+            lambda: all(word in self.diagnostics.get("node", "") for word in words),
+            lambda_text(f"/diagnostics to say {words}; it says ", lambda: self.diagnostics),
+        )
+
+    def call(self, client: Any, request: Any) -> Any:
+        """A service's answer."""
+        assert client.wait_for_service(timeout_sec=WAIT_S)
+        future = client.call_async(request)
+        return wait_for(future.result, f"an answer from {client.srv_name}") if not future.done() else future.result()
+
+    def send(self, **goal: Any) -> Any:
+        """The handle of an accepted goal."""
+        assert self.action.wait_for_server(timeout_sec=WAIT_S)
+        future = self.action.send_goal_async(
+            GenerateScene.Goal(**goal), feedback_callback=lambda message: self.feedback.append(message.feedback)
+        )
+        wait_for(future.done, "the goal to be answered")
+        return future.result()
+
+    def result(self, handle: Any) -> Any:
+        """The action's answer: status and result."""
+        future = handle.get_result_async()
+        wait_for(future.done, "the action's result")
+        return future.result()
+
+    def generate(self, **goal: Any) -> GenerateScene.Result:
+        """Sends a goal and waits for its result."""
+        handle = self.send(**goal)
+        assert handle.accepted
+        return self.result(handle).result
+
+
+class lambda_text:  # noqa: N801
+    """Text that is made when it is read, so that a failure shows what was there in the end."""
+
+    def __init__(self, text: str, value: Callable[[], Any]) -> None:
+        self.text, self.value = text, value
+
+    def __str__(self) -> str:
+        return f"{self.text}{self.value()}"
+
+    __format__ = lambda self, spec: str(self)  # noqa: E731
+
+
+@dataclass
+class Rig:
+    """Node, camera and ears of one test."""
+
+    node: SceneGenNode
+    camera: Camera
+    ears: Ears
+
+
+@contextmanager
+def rig(
+    context: Context,
+    server: str,
+    output_dir: Path,
+    *,
+    active: bool = True,
+    masks_qos: QoSProfile = BEST_EFFORT,
+    depth: bool = True,
+    **parameters: Any,
+) -> Iterator[Rig]:
+    """An active node that listens to a camera; parameters override the node's."""
+    values = {"server": server, "output_dir": str(output_dir), "view_timeout_s": 10.0} | parameters
+    node = SceneGenNode(
+        context=context, parameter_overrides=[Parameter(name.replace("__", "."), value=v) for name, v in values.items()]
+    )
+    camera, ears = Camera(context, masks_qos, depth), Ears(context)
+    spinners = []
+    for executor, nodes in (
+        (MultiThreadedExecutor(num_threads=4, context=context), (node,)),
+        (SingleThreadedExecutor(context=context), (camera, ears)),
+    ):
+        for one in nodes:
+            executor.add_node(one)
+        thread = threading.Thread(target=spin, args=(node, executor), daemon=True)
+        thread.start()
+        spinners.append((executor, thread))
+    try:
+        if active:
+            assert node.trigger_configure() == rclpy.lifecycle.TransitionCallbackReturn.SUCCESS, node.fault
+            assert node.trigger_activate() == rclpy.lifecycle.TransitionCallbackReturn.SUCCESS, node.fault
+        yield Rig(node, camera, ears)
+    finally:
+        camera.paused = True
+        node.close()
+        for executor, thread in spinners:
+            executor.shutdown()
+            thread.join(WAIT_S)
+        for one in (node, camera, ears):
+            one.destroy_node()
