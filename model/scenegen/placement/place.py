@@ -18,7 +18,7 @@ from scenegen.placement.surface import Surface
 from scenegen.placement.unscaled import place_by_outlines
 from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject, Scene, View
 
-DOUBTFUL = 0.25  # score of the group above which upright starts alone are not believed
+DOUBTFUL = 0.1  # score of the group above which upright starts alone are not believed
 UPRIGHT_BONUS = 0.9  # a pose on the support plane's normal wins against one that scores this much
 
 
@@ -81,7 +81,7 @@ def _group_pose(parts: Sequence[Part], up: Floats | None, posed: Sequence[PosedV
     """The query asset's pose [4, 4]: upright about gravity or the plane things stand on, or else any way round."""
     guess = up if up is not None else support_up(posed, ids)
     standing = search(parts, upright_rotations(guess)) if guess is not None else None
-    if standing is not None and up is not None and standing[1][0] < DOUBTFUL:
+    if standing is not None and standing[1][0] < DOUBTFUL:
         return np.asarray(standing[0][0])
     anyhow = search(parts, all_rotations())
     if standing is not None and UPRIGHT_BONUS * standing[1][0] <= anyhow[1][0]:

@@ -10,18 +10,20 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.solver import Part, Stage, inverse, moved, scale_of, solve
-from scenegen.placement.surface import Surface
+from scenegen.placement.solver import Part, Stage, inverse, moved, scale_of, shared_out, solve
+from scenegen.placement.surface import SPACING, Surface
 from scenegen.scene import Floats
 
 SCALES = (0.85, 1.0, 1.15)
 SCORED = 24
-REFINED = 5
+REFINED = 6
+POLISHED = 2
 COARSE = [Stage(0.3, 0.3, plane=False, points=80)] * 3 + [Stage(0.2, 0.3, plane=False, points=80)] * 3
 FINE = [
     Stage(tolerance, outline)
     for tolerance, outline in ((0.2, 1), (0.15, 1), (0.12, 1), (0.1, 0.3), (0.08, 0.3), (0.06, 0.1), (0.05, 0.1))
-] + [Stage(0.04, 0.03)] * 3
+]
+POLISH = [Stage(0.04, 0.03, points=600, exact=True)] * 6
 
 
 def all_rotations(count: int = 600) -> Floats:
@@ -48,7 +50,8 @@ def search(parts: Sequence[Part], rotations: Floats) -> tuple[Floats, Floats]:
     T = solve(T, parts, COARSE)
     T = T[np.argsort(score(T, parts, points=100))[:REFINED]]
     T = solve(T, parts, FINE)
-    final = score(T, parts, points=200)
+    T = solve(T[np.argsort(score(T, parts, points=200))[:POLISHED]], parts, POLISH)
+    final = score(T, parts, points=300)
     order = np.argsort(final)
     return T[order], final[order]
 
@@ -98,15 +101,21 @@ def score(T: Floats, parts: Sequence[Part], points: int) -> Floats:
 
 
 def part_score(T: Floats, part: Part, points: int) -> Floats:
-    """How badly one part fits: capped mean distance of measured points, plus of samples that contradict the views."""
+    """How badly one part fits: capped mean distance of measured points, plus of samples that contradict the views.
+
+    What sparse samples and the camera's noise explain is no fault.
+    """
     T_world_asset = T @ part.T_group_asset
-    measured = part.evidence.points[:points]
+    scale = scale_of(T_world_asset)[:, None]
     reach = 0.15 * part.evidence.length
-    at = moved(inverse(T_world_asset), measured)
-    gap = np.linalg.norm(at - part.surface.points[part.surface.nearest(at, exact=False)], axis=-1)
-    total = np.minimum(gap * (scale_of(T_world_asset) / reach)[:, None], 1).mean(axis=1)
-    samples = moved(T_world_asset, part.surface.points[:points])
-    for outline in part.evidence.outlines:
-        amount = outline.violation(samples)[0]
+    at = moved(inverse(T_world_asset), part.evidence.points[:points])
+    index = part.surface.nearest(at, exact=False)
+    offset = at - part.surface.points[index]
+    across = np.abs((offset * part.surface.normals[index]).sum(-1))
+    along = np.sqrt(np.maximum((offset**2).sum(-1) - across**2, 0))
+    gap = np.hypot(across, np.maximum(along - SPACING, 0)) * scale
+    total = np.clip((gap - part.evidence.noise) / reach, 0, 1).mean(axis=1)
+    for samples, outline in shared_out(part, points):
+        amount = outline.violation(moved(T_world_asset, samples))[0]
         total = total + np.minimum(amount / reach, 1).mean(axis=1) / len(part.evidence.outlines)
     return np.asarray(total)

@@ -6,20 +6,23 @@ Knows nothing about how starts are found or which object may move on its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.evidence import Evidence
+from scenegen.placement.evidence import Evidence, Outline
 from scenegen.placement.surface import Surface
 from scenegen.scene import Floats
 
 
 @dataclass(frozen=True)
 class Part:
-    """A surface and what was measured of it. T_group_asset: float64 [4, 4], its place in the group that moves as one."""
+    """A surface and what was measured of it.
+
+    T_group_asset: float64 [4, 4], its place in the group that moves as one.
+    """
 
     surface: Surface
     evidence: Evidence
@@ -30,8 +33,9 @@ class Part:
 class Stage:
     """How one round of Gauss-Newton weighs things.
 
-    tolerance: residual that counts half, as a share of an object's measured length. outline: weight of outline and free space.
-    plane: distances to tangent planes instead of points. points: how many per object. exact: k-d tree instead of the table.
+    tolerance: residual beyond which points count little, as a share of an object's measured length. outline: weight of
+    outline and free space. plane: distances to tangent planes instead of points. points: how many per object. exact:
+    k-d tree instead of the table.
     """
 
     tolerance: float
@@ -109,18 +113,30 @@ def normal_equations(T: Floats, parts: Sequence[Part], stage: Stage, pivot: Floa
             for axis in np.eye(3):
                 _add(total, surface - pivot, np.broadcast_to(axis, surface.shape), offset @ axis, weight)
         if stage.outline > 0:
-            at = moved(T @ part.T_group_asset, part.surface.points[: stage.points])
-            for outline in evidence.outlines:
-                amount, direction, _ = outline.violation(at)
+            for samples, outline in shared_out(part, stage.points):
+                at = moved(T @ part.T_group_asset, samples)
+                amount, direction = outline.violation(at)
                 share = stage.outline / (len(evidence.outlines) * at.shape[1] * tolerance**2)
                 _add(total, at - pivot, direction, amount, share / (1 + (amount / (2 * tolerance)) ** 2))
     return total
 
 
+def shared_out(part: Part, count: int) -> Iterator[tuple[Floats, Outline]]:
+    """Surface samples [n, 3] to test against each outline, in all about count, so that more views cost no more."""
+    outlines = part.evidence.outlines
+    each = max(count // max(len(outlines), 1), 50)
+    for k, outline in enumerate(outlines):
+        yield part.surface.points[k * each : (k + 1) * each], outline
+
+
 def _add(total: Normal, arm: Floats, direction: Floats, residual: Floats, weight: Floats) -> None:
     """Add residuals [s, n] that change along direction [s, n, 3] at arm [s, n, 3] from the pivot."""
-    along = (arm * direction).sum(-1, keepdims=True)
-    jacobian = np.concatenate([np.cross(arm, direction), direction, along], axis=-1)
+    jacobian = np.empty((*residual.shape, 7))
+    for axis in range(3):  # np.cross is several times slower
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        jacobian[..., axis] = arm[..., a] * direction[..., b] - arm[..., b] * direction[..., a]
+    jacobian[..., 3:6] = direction
+    jacobian[..., 6] = (arm * direction).sum(-1)
     weighted = jacobian * weight[..., None]
     total.hessian[:] += np.swapaxes(weighted, -1, -2) @ jacobian
     total.gradient[:] += (weighted * residual[..., None]).sum(axis=1)

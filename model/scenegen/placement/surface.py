@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from scenegen.scene import Asset, Floats, InvalidInput
 
 SAMPLES = 4000
+SPACING = 0.04  # asset units: samples and cells of the table are seldom farther apart
 MOMENT_SAMPLES = 1500
 DIRECTIONS = 96
 GRID = 40
@@ -63,7 +64,7 @@ class Surface:
 
 
 def fibonacci_sphere(n: int) -> Floats:
-    """n unit vectors spread evenly over the sphere: float64 [n, 3]."""
+    """Unit vectors spread evenly over the sphere, n of them: float64 [n, 3]."""
     i = np.arange(n) + 0.5
     z = 1 - 2 * i / n
     angle = np.pi * (1 + 5**0.5) * i
