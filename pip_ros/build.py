@@ -65,7 +65,8 @@ def build(prefix: Path, build_folder: Path, *, sources: bool) -> None:
         ]  # fmt: skip
         if package == ROOT:
             configure.append(f"-DSCENEGEN_INSTALL_SOURCES={'ON' if sources else 'OFF'}")
-        for command in (configure, ["cmake", "--build", folder, "--target", "install", "--", "--quiet"]):
+        install: list[str | Path] = ["cmake", "--build", folder, "--target", "install", "--", "--quiet"]
+        for command in (configure, install):
             subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
