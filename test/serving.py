@@ -24,11 +24,11 @@ WAIT_S = 20.0
 class StubGenerator:
     """Steps only when told: each `step` lets it poll `cancelled` once and report progress."""
 
-    def __init__(self, steps: int = 0, failure: Exception | None = None) -> None:
+    def __init__(self, steps: int = 0, released: int = 0, failure: Exception | None = None) -> None:
         self.steps = steps
         self.failure = failure
         self.started = threading.Semaphore(0)
-        self.step = threading.Semaphore(0)
+        self.step = threading.Semaphore(released)
         self.ended = threading.Semaphore(0)
         self.taken: list[int] = []
         self.was_cancelled = False
@@ -104,16 +104,15 @@ def view(ids: Sequence[int] = (1, 2, 3), size: tuple[int, int] = (24, 32), depth
 
 @contextmanager
 def running(
-    generator: StubGenerator, socket_path: Path, *, token: str | None = None, limits: Limits | None = None
+    generator: StubGenerator,
+    socket_path: Path,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    load: Callable[[], StubGenerator] | None = None,
 ) -> Iterator[str]:
-    """A real uvicorn over a real unix socket, in a thread; yields the address once the stub is loaded."""
-    loaded = threading.Event()
-
-    def load() -> StubGenerator:
-        loaded.set()
-        return generator
-
-    app = create_app(load, token=token, limits=limits)
+    """A real uvicorn over a real unix socket, in a thread; yields the address once loading is over."""
+    app = create_app(load or (lambda: generator), token=token, limits=limits)
     server = uvicorn.Server(
         uvicorn.Config(
             app, uds=str(socket_path), http="h11", ws="none", log_level="warning", timeout_graceful_shutdown=1
@@ -121,8 +120,7 @@ def running(
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert loaded.wait(WAIT_S)
-    wait_until(lambda: server.started and app.state.worker.state == "ready")
+    wait_until(lambda: server.started and app.state.worker.state != "loading")
     try:
         yield f"unix:{socket_path}"
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,13 +16,16 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from serving import WAIT_S, StubGenerator, running, view, wait_until
 
+from scenegen.client import SceneClient, ServerUnreachable
 from scenegen.scene import InvalidInput
-from scenegen.server import Limits, serve
+from scenegen.server import Limits, create_app, serve
 from scenegen.wire import MEDIA_TYPE, EventReader, Failure, encode_request
 
 TEST_FOLDER = Path(__file__).parent
+MODEL_FOLDER = TEST_FOLDER.parent / "model"
 
 
 def http(address: str, token: bytes | None = None) -> httpx.Client:
@@ -42,10 +46,6 @@ def post_in_chunks(client: httpx.Client, *views: Any) -> httpx.Response:
 
 
 def test_health_and_ready_tell_of_loading_and_of_failure(tmp_path: Path) -> None:
-    import uvicorn
-
-    from scenegen.server import create_app
-
     go = threading.Event()
 
     def load() -> StubGenerator:
@@ -241,29 +241,30 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 
 SERVE = """
-import sys
-sys.path.insert(0, sys.argv[2])
+import json, sys
+listen, folder, steps, released, options = sys.argv[1:]
+sys.path.insert(0, folder)
 from serving import StubGenerator
 from scenegen.server import serve
-serve(lambda: StubGenerator(steps=int(sys.argv[3])), sys.argv[1])
+serve(lambda: StubGenerator(int(steps), int(released)), listen, **json.loads(options))
 """
 
 
-def start_server(listen: str, steps: int = 0) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", SERVE, listen, str(TEST_FOLDER), str(steps)], env=environment())
+def start_server(listen: str, steps: int = 0, released: int = 0, **options: str) -> subprocess.Popen[bytes]:
+    """A server process over a stub that takes `released` of its steps and then stands still."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TEST_FOLDER.parent), str(MODEL_FOLDER)])}
+    arguments = [listen, str(TEST_FOLDER), str(steps), str(released), json.dumps(options)]
+    return subprocess.Popen([sys.executable, "-c", SERVE, *arguments], env=environment)
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(TEST_FOLDER.parent), str(TEST_FOLDER.parent / "model")])}
+def wait_ready(address: str, process: subprocess.Popen[bytes], **options: str) -> None:
+    client = SceneClient(address, **options)
 
-
-def wait_ready(address: str, process: subprocess.Popen[bytes]) -> None:
     def is_ready() -> bool:
         assert process.poll() is None, "the server ended"
         try:
-            with http(address) as client:
-                return client.get("/v1/ready").status_code == 200
-        except httpx.TransportError:
+            return client.ready().state == "ready"
+        except ServerUnreachable:
             return False
 
     wait_until(is_ready)

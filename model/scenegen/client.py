@@ -150,7 +150,7 @@ class SceneClient:
 
     async def _generate(self, frames: list[bytes], on_progress: Callable[[Progress], None]) -> Scene:
         async with self._http() as http, self._connected(http, "POST", "/v1/scenes", frames) as response:
-            if response.status_code != 200:
+            if response.status_code != 200 or response.headers.get("Content-Type") != MEDIA_TYPE:
                 await response.aread()
                 raise self._refusal(response)
             async for event in self._events(response):
@@ -214,13 +214,13 @@ class SceneClient:
                 "authority that signed it, and use the host name it was made for"
             )
         return ServerUnreachable(
-            f"no generation server answers at {self._address} ({error or type(error).__name__}): start one with "
+            f"no generation server answers at {self._address} ({str(error) or type(error).__name__}): start one with "
             "`scenegen serve`, or correct the address"
         )
 
     def _lost(self, why: object) -> ConnectionLost:
         return ConnectionLost(
-            f"the connection to {self._address} broke during the generation ({why or type(why).__name__}): the server "
+            f"the connection to {self._address} broke during the generation ({str(why) or type(why).__name__}): the server "
             "stopped or the network failed; look at the server's log and send the request again"
         )
 
