@@ -172,8 +172,8 @@ class Pipeline:
             return Status("pairing", Level.OK, f"{paired} sets so far", values)
         causes = ", ".join(f"{count} {cause}" for cause, count in lost.items()) or "none yet"
         message = (
-            "all topics speak but their stamps do not meet within half a frame: masks, depth and camera_info must carry "
-            f"the stamp of their image (lost: {causes})"
+            "all topics speak but their stamps do not meet within half a frame: masks, depth and camera_info must "
+            f"carry the stamp of their image (lost: {causes})"
         )
         return Status("pairing", Level.WARN, message, values)
 

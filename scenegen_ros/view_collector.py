@@ -25,7 +25,7 @@ CAPTURE_AGE_S = 2.0
 """A set older than this is not "now" any more: capture() refuses it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeptView:
     """A view, the camera frame it came from, and the instances it sees."""
 
