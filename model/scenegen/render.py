@@ -15,6 +15,7 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
+from trimesh.visual import TextureVisuals
 
 from scenegen.scene import InvalidInput
 
@@ -69,7 +70,10 @@ class Surface:
         """A mesh with its vertex (or face) colours and flat normals."""
         corners = np.asarray(mesh.triangles, dtype=np.float32)
         normals = np.repeat(np.asarray(mesh.face_normals, dtype=np.float32)[:, None], 3, axis=1)
-        colours = np.asarray(mesh.visual.to_color().vertex_colors, dtype=np.float32)[mesh.faces][..., :3] / 255.0
+        looks = mesh.visual.to_color() if isinstance(mesh.visual, TextureVisuals) else mesh.visual
+        if looks is None:
+            raise InvalidInput("a mesh without colours cannot be drawn: give it vertex colours or a texture")
+        colours = np.asarray(looks.vertex_colors, dtype=np.float32)[mesh.faces][..., :3] / 255.0
         return Surface(corners, normals, colours)
 
 
@@ -85,11 +89,11 @@ class Light:
     direct: float = 0.6
 
     def shade(self, colours: Floats32, normals: Floats32, lit: NDArray[np.bool_]) -> Floats32:
-        """Colours float32 [n, 3] as seen, given unit normals [n, 3] and whether the lamp reaches each point, bool [n]."""
+        """Colours float32 [n, 3] as seen, given unit normals [n, 3] and lit [n]: whether the lamp reaches the point."""
         facing = np.maximum(normals @ self.towards.astype(np.float32), 0.0) * lit
         sky = 0.8 + 0.2 * normals[:, 2]  # more light from above keeps faces in shadow apart
-        shaded: Floats32 = colours * (self.ambient * sky + self.direct * facing)[:, None]
-        return shaded
+        strength = (self.ambient * sky + self.direct * facing).astype(np.float32)
+        return colours * strength[:, None]
 
 
 @dataclass(frozen=True, eq=False)

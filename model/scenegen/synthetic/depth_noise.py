@@ -26,7 +26,9 @@ def add_depth_noise(depth_m: Floats32, rng: np.random.Generator) -> Floats32:
         noisy = np.where(disparity > 0, np.float32(_FOCAL_TIMES_BASELINE) / disparity, 0.0)
     step = ndimage.maximum_filter(z, 3) - ndimage.minimum_filter(z, 3)
     edge = step > 0.02 + 0.05 * z
-    patches = ndimage.zoom(rng.standard_normal((z.shape[0] // 8 + 2, z.shape[1] // 8 + 2), dtype=np.float32), 8, order=1)
+    patches = ndimage.zoom(
+        rng.standard_normal((z.shape[0] // 8 + 2, z.shape[1] // 8 + 2), dtype=np.float32), 8, order=1
+    )
     lost = edge & (rng.uniform(size=z.shape) < 0.6)
     lost |= patches[: z.shape[0], : z.shape[1]] > 1.6
     lost |= rng.uniform(size=z.shape) < 0.005

@@ -206,7 +206,9 @@ def _bottle(rng: Rng) -> Built:
     outline = [(r, 0.0), *zip(curve.tolist(), (body + shoulder * u).tolist(), strict=True), (neck, 0.93)]
     parts: list[Part] = [_solid(outline, palette.main), _cylinder(neck + 0.02, 0.88, 1.0, palette.relative())]
     if rng.uniform() < 0.7:
-        parts.append(_cylinder(r + 0.01, body * rng.uniform(0.1, 0.3), body * rng.uniform(0.6, 0.9), palette.relative()))
+        parts.append(
+            _cylinder(r + 0.01, body * rng.uniform(0.1, 0.3), body * rng.uniform(0.6, 0.9), palette.relative())
+        )
     return parts, 0
 
 
@@ -222,7 +224,6 @@ def _vase(rng: Rng) -> Built:
     return parts, 0
 
 
-
 def _bucket(rng: Rng) -> Built:
     palette = _Palette(rng)
     h, top = rng.uniform(0.5, 0.65), rng.uniform(0.32, 0.4)
@@ -230,7 +231,6 @@ def _bucket(rng: Rng) -> Built:
     body = _hollow(np.array([[top * rng.uniform(0.65, 0.9), 0.0], [top, h]]), wall, palette.main)
     handle = Arc(np.array([0.0, 0.0, h - 0.03]), _X, _Z, top - wall / 2, np.pi / 2, 0.033, palette.relative())
     return [body, handle], 2
-
 
 
 def _lamp(rng: Rng) -> Built:
@@ -301,10 +301,11 @@ def _shelf(rng: Rng) -> Built:
     w, d, t = rng.uniform(0.4, 0.95), rng.uniform(0.22, 0.36), 0.062
     boards, inner = int(rng.integers(2, 5)), palette.relative()
     parts: list[Part] = [_block(t, d, 0, 1, palette.main, x=s * (w - t) / 2) for s in (-1, 1)]
+    back = 0.06 if rng.uniform() < 0.5 else 0.0
     for z in np.linspace(rng.choice([0.0, 0.08]), 1 - t, boards):
-        parts.append(_block(w - 2 * t, d - 0.02, z, z + t, inner))
-    if rng.uniform() < 0.5:
-        parts.append(_block(w, 0.06, 0, 1, palette.main, y=(d - 0.06) / 2))
+        parts.append(_block(w - 2 * t, d - back - 0.02, z, z + t, inner, y=-back / 2 + (0.01 if back else 0.0)))
+    if back:
+        parts.append(_block(w, back, 0, 1, palette.main, y=(d - back) / 2))
         return parts, 1
     return parts, 2
 
@@ -322,7 +323,6 @@ def _sofa(rng: Rng) -> Built:
     parts += [_block(arm, d, 0.0, top, palette.main, x=s * (w - arm) / 2) for s in (-1, 1)]
     parts.append(Box.between((-w / 2 + arm, -d / 2 - 0.01, seat - 0.06), (w / 2 - arm, d / 2 - 0.13, seat), cushion))
     return parts, 1
-
 
 
 def _bed(rng: Rng) -> Built:
@@ -353,7 +353,6 @@ def _cabinet(rng: Rng) -> Built:
     return parts, 1
 
 
-
 def _steps(rng: Rng) -> Built:
     palette = _Palette(rng)
     count, w = int(rng.integers(2, 5)), rng.uniform(0.4, 0.9)
@@ -362,8 +361,6 @@ def _steps(rng: Rng) -> Built:
     return [
         Box.between((-w / 2, k * run, k * rise), (w / 2, 1.0, (k + 1) * rise), tint[k % 2]) for k in range(count)
     ], 1
-
-
 
 
 BUILDERS: dict[str, Callable[[Rng], Built]] = {

@@ -33,7 +33,7 @@ class Pattern:
         """Colours float32 [n, 3] at points float32 [n, 2]."""
         first, second = np.array(self.colours, dtype=np.float32)
         if self.kind == "plain":
-            return np.broadcast_to(first, (len(xy), 3))
+            return np.tile(first, (len(xy), 1))
         turn = np.array([[np.cos(self.yaw), -np.sin(self.yaw)], [np.sin(self.yaw), np.cos(self.yaw)]], dtype=np.float32)
         uv = xy @ turn / np.float32(self.period_m)
         cell = np.floor(uv)
@@ -47,7 +47,7 @@ class Pattern:
             other = across < 0.5
         else:
             other = (cell[:, 0] + cell[:, 1]) % 2 == 0
-        return np.where(other[:, None], second, first)
+        return np.stack([first, second])[other.astype(np.intp)]
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,7 @@ class Ground:
 
     def colours(self, met: Met) -> Floats32:
         """Unshaded colours float32 [n, 3]."""
-        colours = np.empty_like(met.points)
-        floor = ~met.on_table
-        colours[floor] = self.floor.at(met.points[floor, :2])
+        colours = self.floor.at(met.points[:, :2])
         if self.table is not None:
             colours[met.on_table] = self.table.pattern.at(met.points[met.on_table, :2])
         return colours
@@ -147,4 +145,6 @@ def _pattern(rng: np.random.Generator) -> Pattern:
     value, tint = rng.uniform(0.25, 0.85), rng.uniform(-0.15, 0.15, 3)
     first = np.clip(value * (1 + tint), 0.05, 1.0)
     second = np.clip(first * (1 + rng.choice([-1, 1]) * rng.uniform(0.08, 0.45)), 0.05, 1.0)
-    return Pattern(str(rng.choice(PATTERNS)), (tuple(first), tuple(second)), rng.uniform(0.06, 0.3), rng.uniform(0, np.pi))
+    return Pattern(
+        str(rng.choice(PATTERNS)), (tuple(first), tuple(second)), rng.uniform(0.06, 0.3), rng.uniform(0, np.pi)
+    )

@@ -91,7 +91,9 @@ class ProceduralObject:
             vertices, index = np.unique(np.round(corners, 9), axis=0, return_inverse=True)
             colours = np.tile(np.array([*part.colour, 255], dtype=np.uint8), (len(vertices), 1))
             pieces.append(trimesh.Trimesh(vertices, index.reshape(-1, 3), vertex_colors=colours, process=False))
-        return trimesh.util.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        whole = trimesh.util.concatenate(pieces)
+        assert isinstance(whole, trimesh.Trimesh)
+        return whole
 
 
 def make_object(rng: np.random.Generator, family: str | None = None) -> ProceduralObject:

@@ -183,7 +183,7 @@ def _smoothed(flat: Floats, neighbour: Floats) -> Floats:
 
 
 def _strip(a: Floats, b: Floats) -> Floats:
-    """Rings a, b [K, S + 1, 3] -> triangles [K, S, 2, 3, 3] between them; the first has its edge on a, the second on b."""
+    """Triangles [K, S, 2, 3, 3] between rings a, b [K, S + 1, 3]: the first of two has an edge on a, the other on b."""
     a0, a1, b0, b1 = a[:, :-1], a[:, 1:], b[:, :-1], b[:, 1:]
     return np.stack([np.stack([a0, a1, b1], axis=2), np.stack([a0, b1, b0], axis=2)], axis=2)
 

@@ -40,9 +40,7 @@ def render_views(
     supersample: int = 1,
 ) -> tuple[View, ...]:
     """The same for several poses float64 [k, 4, 4], setting the scene up once."""
-    poses = scene.T_world_object.copy()
-    poses[:, :3, :3] *= scene.size_m[:, None, None]
-    renderer = Renderer([Surface(*made.triangles) for made in scene.objects], list(poses))
+    renderer = scene_renderer(scene)
     views = []
     for T in T_world_camera:
         hits = renderer.cast(camera, T)
@@ -57,25 +55,30 @@ def render_views(
     return tuple(views)
 
 
+def scene_renderer(scene: SyntheticScene) -> Renderer:
+    """The scene's objects ready for rays, without the ground; instances are ids."""
+    poses = scene.T_world_object.copy()
+    poses[:, :3, :3] *= scene.size_m[:, None, None]
+    return Renderer([Surface(*made.triangles) for made in scene.objects], list(poses))
+
+
 def _draw(scene: SyntheticScene, renderer: Renderer, hits: Hits) -> tuple[Floats32, Floats32]:
     """Shaded colours float32 [H, W, 3] and depth_m float32 [H, W], ground included.
 
     Objects stand on the ground and the camera is above it, so the ground is seen exactly where no object is.
     """
-    image, depth_m = np.empty((*hits.instance.shape, 3), np.float32), hits.depth_m.copy()
-    image[:] = scene.ground.wall
-    objects, rest = np.flatnonzero(hits.instance), np.flatnonzero(hits.instance == 0)
-    image.reshape(-1, 3)[objects] = renderer.looks(hits, objects, scene.light)
-    met = scene.ground.meet(hits.eye, hits.rays.reshape(-1, 3)[rest])
-    depth_m.reshape(-1)[rest] = met.depth_m
+    shape = hits.instance.shape
+    objects, empty = np.flatnonzero(hits.instance), hits.instance.reshape(-1) == 0
+    met = scene.ground.meet(hits.eye, hits.rays.reshape(-1, 3))
     lit = ~scene.ground.shadow(met, scene.light.towards)
-    candidates = np.flatnonzero(lit & _may_be_shadowed(renderer, met.points, scene.light.towards))
+    candidates = np.flatnonzero(empty & lit & _may_be_shadowed(renderer, met.points, scene.light.towards))
     blocked = renderer.occluded(met.points[candidates], met.normals[candidates], scene.light.towards)
     lit[candidates[blocked]] = False
-    shaded = scene.light.shade(scene.ground.colours(met), met.normals, lit)
-    seen = met.depth_m > 0
-    image.reshape(-1, 3)[rest[seen]] = shaded[seen]
-    return image, depth_m
+    colours = scene.light.shade(scene.ground.colours(met), met.normals, lit)
+    colours[met.depth_m == 0] = scene.ground.wall
+    colours[objects] = renderer.looks(hits, objects, scene.light)
+    depth_m = np.where(hits.instance > 0, hits.depth_m, met.depth_m.reshape(shape))
+    return colours.reshape(*shape, 3), depth_m
 
 
 def _may_be_shadowed(renderer: Renderer, points: Floats32, towards: Floats) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from scenegen.render import Camera, Light, look_at
-from scenegen.scene import Asset, InvalidInput, Placement, Scene, View, ROTATION_YUP_ZUP
+from scenegen.scene import ROTATION_YUP_ZUP, Asset, InvalidInput, Placement, Scene, View
 from scenegen.synthetic.ground import Ground, make_ground
 from scenegen.synthetic.objects import ProceduralObject, make_object
 from scenegen.synthetic.parts import Floats
@@ -78,9 +78,7 @@ def _spread(rng: np.random.Generator, halves: list[Floats], yaw: Floats, gap_m: 
         while True:
             angle = rng.uniform(-np.pi, np.pi)
             spot = radius * np.array([np.cos(angle), np.sin(angle)])
-            if all(
-                _apart(spot - placed[j], half + gap_m / 2, yaw[i], halves[j] + gap_m / 2, yaw[j]) for j in range(i)
-            ):
+            if all(_apart(spot - placed[j], half + gap_m / 2, yaw[i], halves[j] + gap_m / 2, yaw[j]) for j in range(i)):
                 break
             radius += step * rng.uniform(0.2, 1.0)
         placed.append(spot)
@@ -124,7 +122,7 @@ def camera_path(
     )
     poses = np.stack([look_at(direction, np.zeros(3)) for direction in back])
     nearest = np.array([_framing(corners, T[:3, :3], camera)[2] for T in poses])
-    further = np.linalg.norm(np.ptp(corners, axis=0)) * rng.uniform(0.0, 0.35)
+    further = float(np.linalg.norm(np.ptp(corners, axis=0))) * rng.uniform(0.0, 0.35)
     aside = rng.uniform(0.2, 0.8, 2)
     for T in poses:
         T[:3, 3] = T[:3, :3] @ _framing(corners, T[:3, :3], camera, float(nearest.min()) - further, aside)
