@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from scenegen.generator.assembly import assemble_scene
-from scenegen.scene import Asset, InvalidInput, Placement, Scene
+from scenegen.scene import ROTATION_YUP_ZUP, Asset, InvalidInput, Placement, Scene
 
 
 def cube(rng: np.random.Generator) -> np.ndarray:
@@ -40,8 +41,6 @@ def test_assets_stand_to_one_another_as_the_contract_says() -> None:
         (Placement.identity(), *(Placement(row[:3], row[3:7], float(row[7])) for row in PLACEMENTS[1:])),
         query=0,
     )
-    from scenegen.scene import ROTATION_YUP_ZUP
-
     swap = np.eye(4)
     swap[:3, :3] = ROTATION_YUP_ZUP
     for literal in (False, True):

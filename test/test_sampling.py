@@ -6,11 +6,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor
+
 from scenegen.generator import sampling
 from scenegen.generator.sampling import Step, sample_structure, schedule
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.scene import Cancelled
-from torch import Tensor
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from scenegen.generator.structure.coords import occupied_voxels, voxel_positions
 from scenegen.generator.structure.vae import SparseStructureDecoder, SparseStructureEncoder, pixel_shuffle_3d
 
