@@ -106,14 +106,14 @@ class ConditionReadout(nn.Module):
         context = self.context_norm(cond)
         geometry = 3 * local
         half = (cond.shape[1] - geometry) // 2
-        class_tokens = [context[:, i] for i in (0, local, geometry, geometry + half)]
+        class_tokens = context[:, [0, local, geometry, geometry + half]].flatten(1)
 
         shape = self.shape_queries.expand(n, -1, -1)
         for block in self.shape_blocks:
             shape = block(shape, context[:, :local])
         latents = self.to_latents(shape).float() * present[:, None, None]
 
-        place = self.place_query + self.place_inputs(torch.cat(class_tokens, dim=-1))[:, None]
+        place = self.place_query + self.place_inputs(class_tokens)[:, None]
         for block in self.place_blocks:
             place = block(place, context)
         features = self.to_features(context[:, 0])

@@ -1,0 +1,69 @@
+"""`scenegen train STAGE`: the stages in their order, one command each, all resumable.
+
+    data           synthetic scenes, rendered to disk
+    structure-vae  occupancy <-> latents
+    encoders       image and geometry encoders and the readout
+    structure      flow and position head
+    export         the trained weights as a folder for --weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).with_name("configs")
+STAGES = ("data", "structure-vae", "encoders", "structure", "export")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `train` to the command line."""
+    parser = subparsers.add_parser(
+        "train", help="train a small SceneGen on synthetic scenes", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--config", type=Path, default=CONFIGS / "tiny.json", help="sizes and schedules (default: tiny)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tiny"), help="folder of data and checkpoints")
+    parser.add_argument("--steps", type=int, help="optimiser steps instead of the config's")
+    parser.add_argument("--shards", type=int, help="use only the first so many shards of data")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render data")
+    parser.add_argument("--out", type=Path, help="folder that export writes")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run one stage."""
+    config = json.loads(args.config.read_text())
+    if args.stage == "data":
+        return _data(config, args)
+    from scenegen.training import stages
+
+    if args.stage == "export":
+        stages.export(config, args.runs, args.out or args.runs / "export")
+        return 0
+    schedule = stages.Schedule(**config[args.stage.replace("-", "_")])
+    if args.steps:
+        schedule = replace(schedule, steps=args.steps)
+    stages.train(args.stage, config, schedule, args.runs, device=args.device, shards=args.shards)
+    return 0
+
+
+def _data(config: dict[str, Any], args: argparse.Namespace) -> int:
+    from scenegen.training.shards import make_shards
+
+    data = config["data"]
+    common = {
+        "image_size": config["image_encoder"]["image_size"],
+        "geometry_size": config["geometry_encoder"]["img_size"],
+        "resolution": config["resolution"],
+        "workers": args.workers,
+    }
+    make_shards(args.runs / "held_out", data["held_out_scenes"], first_seed=data["held_out_seed"], **common)
+    make_shards(args.runs / "data", data["scenes"], first_seed=data["first_seed"], **common)
+    return 0

@@ -1,0 +1,169 @@
+"""Stage 2: the small encoders and the readout, taught directly what an object is and where it stands.
+
+At full size DINOv2 and VGGT come pre-trained; small ones learn nothing in hours when the flow alone teaches them
+(spec/small_model.md). The image encoder is taught shape, yaw, family and extents from asset images and the box from
+mask images; the geometry encoder depth and camera; the readout all that placements are composed of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scenegen.generator.conditioning import Conditioner, image_tensor
+from scenegen.generator.structure.flow import patchify, unpatchify
+from scenegen.generator.structure.readout import ConditionReadout, compose_placements, yaw_from_logits, yaw_targets
+from scenegen.synthetic.objects import FAMILIES
+from scenegen.training.losses import voxel_iou
+from scenegen.training.shards import Samples
+from scenegen.training.structure_vae import StructureVAE
+
+SCENES_PER_STEP = 16
+WEIGHTS = {"latent": 1.0, "yaw": 0.3, "family": 0.3, "extents": 1.0, "position": 3.0, "size": 1.0}
+WEIGHTS |= {"box": 2.0, "depth": 1.0, "camera": 2.0}
+
+
+class EncoderPretraining(nn.Module):
+    """Conditioner and readout (kept), and the heads that only teach (dropped)."""
+
+    def __init__(self, conditioner: Conditioner, readout: ConditionReadout) -> None:
+        super().__init__()
+        self.conditioner, self.readout = conditioner, readout
+        channels = readout.to_yaw.in_features
+        self.family = nn.Linear(channels, len(FAMILIES))
+        self.extents = nn.Linear(channels, 3)
+        self.box = nn.Linear(channels, 4)
+        self.depth = nn.Linear(2 * channels, 1)
+        self.camera = nn.Linear(2 * channels, 2)
+
+
+def condition_batch(
+    samples: Samples, scenes: NDArray[np.int64], rng: np.random.Generator | None, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The Conditioner's arguments for the given scenes; with ``rng``, their exposure and tint vary per scene."""
+    rows = samples.rows(scenes)
+    view = torch.from_numpy(np.repeat(np.arange(len(scenes)), samples.counts[scenes])).to(device)
+    assets = image_tensor(samples.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
+    masks = image_tensor(samples.objects["mask"][rows]).to(device).expand(-1, 3, -1, -1)  # type: ignore[arg-type]
+    whole = image_tensor(samples.scene["scene"][scenes]).to(device)  # type: ignore[arg-type]
+    geometry = image_tensor(samples.scene["geometry"][scenes]).to(device)  # type: ignore[arg-type]
+    if rng is not None:
+        gains = rng.uniform(0.75, 1.3, (len(scenes), 1, 1, 1)) * rng.uniform(0.92, 1.08, (len(scenes), 3, 1, 1))
+        gain = torch.from_numpy(gains.astype(np.float32)).to(device)
+        # the white border of the letterbox stays what it is at inference: white
+        geometry = torch.where(geometry == 1, geometry, (geometry * gain).clamp(max=1))
+        whole, assets = (whole * gain).clamp(max=1), (assets * gain[view]).clamp(max=1)
+    return assets, masks, whole, geometry[:, None], view
+
+
+@torch.no_grad()
+def encode_all(vae: StructureVAE, samples: Samples) -> Tensor:
+    """Structure latents of every object row, float32 [N, c, R, R, R] on the CPU: encoding them anew is a tenth of a step."""
+    device = next(vae.parameters()).device
+    rows = np.arange(len(samples.objects["family"]))
+    chunks = np.array_split(rows, max(1, len(rows) // 64))
+    return torch.cat([vae.encoder(torch.from_numpy(samples.occupancy(c)).to(device)).cpu() for c in chunks])
+
+
+class EncoderStage:
+    """Direct supervision of the encoders on samples whose truth is known; latents come from the frozen VAE."""
+
+    def __init__(
+        self,
+        model: EncoderPretraining,
+        vae: StructureVAE,
+        train: Samples,
+        held_out: Samples,
+        *,
+        patch: int,
+        resolution: int,
+    ) -> None:
+        self.model: EncoderPretraining = model
+        self.vae, self.train, self.held_out = vae.requires_grad_(False).eval(), train, held_out
+        self.patch, self.resolution = patch, resolution
+        self.latents = {id(samples): encode_all(self.vae, samples) for samples in (train, held_out)}
+
+    def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:
+        """Terms of one step."""
+        scenes = step_rng.choice(len(self.train.counts), SCENES_PER_STEP, replace=False)
+        terms = self.terms(self.model, self.train, scenes, step_rng)
+        return {"loss": sum((WEIGHTS[k] * v for k, v in terms.items()), torch.zeros(())), **terms}
+
+    def terms(
+        self, model: EncoderPretraining, samples: Samples, scenes: NDArray[np.int64], rng: np.random.Generator | None
+    ) -> dict[str, Tensor]:
+        """Unweighted loss terms on the given scenes."""
+        device = model.box.weight.device
+        rows = samples.rows(scenes)
+
+        def target(name: str) -> Tensor:
+            return torch.from_numpy(samples.objects[name][rows]).to(device)
+
+        batch = condition_batch(samples, scenes, rng, device)
+        cond = model.conditioner(*batch)
+        estimate = model.readout(cond, scenes=len(cond))
+        latents = patchify(self.latents[id(samples)][rows].to(device), self.patch)
+        local = model.readout.local_tokens
+        half = (cond.shape[1] - 3 * local) // 2
+        first = torch.from_numpy(np.cumsum(samples.counts[scenes]) - samples.counts[scenes]).to(device)
+        geometry = torch.cat(cond[first, 3 * local :].split(half, dim=1), dim=-1)
+        depth = torch.from_numpy(samples.scene["depth"][scenes]).to(device).flatten(1)
+        known = torch.isfinite(depth)
+        special = half - depth.shape[1]
+        return {
+            "latent": F.mse_loss(estimate.latents, latents),
+            "yaw": F.cross_entropy(estimate.yaw_logits, yaw_targets(target("yaw"), model.readout.yaw_bins)),
+            "family": F.cross_entropy(model.family(estimate.features).float(), target("family")),
+            "extents": F.l1_loss(model.extents(estimate.features).float(), target("extents")),
+            "position": F.smooth_l1_loss(estimate.position, target("position"), beta=0.1),
+            "size": F.smooth_l1_loss(estimate.log_size, target("log_size"), beta=0.1),
+            "box": F.l1_loss(model.box(cond[:, local]).float(), target("box")),
+            "depth": F.l1_loss(model.depth(geometry[:, special:]).float()[..., 0][known], depth[known]),
+            "camera": F.l1_loss(
+                model.camera(geometry[:, 0]).float(), torch.from_numpy(samples.scene["camera"][scenes, :2]).to(device)
+            ),
+        }
+
+    def validate(self, model: nn.Module) -> Mapping[str, float]:
+        """Held-out: IoU of the regressed shape, yaw error (degrees) of asymmetric objects, family accuracy, and the
+
+        error of composed placements: translation in query sizes, scale ratio.
+        """
+        assert isinstance(model, EncoderPretraining)
+        device = model.box.weight.device
+        results: dict[str, list[Tensor]] = {k: [] for k in ("iou", "yaw", "family", "translation", "scale")}
+        for count, members in self.held_out.by_count().items():
+            for scenes in np.array_split(members[:96], max(1, len(members[:96]) // 16)):
+                rows = self.held_out.rows(scenes)
+                truth = {k: torch.from_numpy(v[rows]).to(device) for k, v in self.held_out.objects.items()}
+                with torch.autocast(device.type, torch.bfloat16):
+                    cond = model.conditioner(*condition_batch(self.held_out, scenes, None, device))
+                    estimate = model.readout(cond, scenes=len(scenes))
+                    family = model.family(estimate.features)
+                logits = self.vae.decoder(unpatchify(estimate.latents, self.patch, self.resolution))
+                grids = torch.from_numpy(self.held_out.occupancy(rows)).to(device)
+                results["iou"].append(voxel_iou(logits, grids))
+                turned = (yaw_from_logits(estimate.yaw_logits) - truth["yaw"])[truth["symmetry"] == 1]
+                results["yaw"].append(torch.atan2(turned.sin(), turned.cos()).abs().rad2deg())
+                results["family"].append((family.argmax(-1) == truth["family"]).float())
+                if count > 1:
+                    placed = compose_placements(truth["position"], truth["log_size"], truth["yaw"], len(scenes))
+                    others = torch.arange(len(rows), device=device) % count > 0
+                    shift = estimate.placements[others, :3] - placed[others, :3]
+                    results["translation"].append(shift.norm(dim=-1))
+                    ratio = estimate.placements[others, 7] / placed[others, 7]
+                    results["scale"].append(ratio.log().abs())
+        merged = {k: torch.cat(v).float() for k, v in results.items() if v}
+        return {
+            "voxel_iou": float(merged["iou"].mean()),
+            "yaw_deg_median": float(merged["yaw"].median()),
+            "yaw_deg_mean": float(merged["yaw"].mean()),
+            "family_accuracy": float(merged["family"].mean()),
+            "translation": float(merged["translation"].median()),
+            "scale_log": float(merged["scale"].median()),
+        }

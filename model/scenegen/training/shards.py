@@ -1,0 +1,97 @@
+"""Training samples on disk: seeded shards of synthetic scenes, made by several processes, read by row.
+
+A shard holds the arrays of samples.py of ``SCENES_PER_SHARD`` consecutive seeds and is a function of its first seed
+alone. Shards are written under a temporary name and renamed, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from scenegen.scene import InvalidInput
+from scenegen.synthetic.rendering import render
+from scenegen.synthetic.scenes import camera_path, make_camera, make_scene
+from scenegen.training.samples import Arrays, scene_sample
+
+SCENES_PER_SHARD = 128
+WIDTH, HEIGHT = 320, 240
+
+
+def make_shards(
+    folder: Path, scenes: int, *, first_seed: int, image_size: int, geometry_size: int, resolution: int, workers: int
+) -> None:
+    """Write enough shards for ``scenes`` scenes from ``first_seed`` on; those already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(first_seed, first_seed + scenes, SCENES_PER_SHARD)
+    jobs = [(folder, seed, image_size, geometry_size, resolution) for seed in seeds]
+    jobs = [job for job in jobs if not shard_path(folder, job[1]).exists()]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in tqdm(pool.imap_unordered(_make_shard, jobs), total=len(jobs), desc="scenes / 128", mininterval=5):
+            pass
+
+
+def shard_path(folder: Path, first_seed: int) -> Path:
+    """The file that holds the scenes from ``first_seed`` on."""
+    return folder / f"scenes_{first_seed:08d}.safetensors"
+
+
+def _make_shard(job: tuple[Path, int, int, int, int]) -> None:
+    folder, first_seed, image_size, geometry_size, resolution = job
+    shared: list[Arrays] = []
+    objects: list[Arrays] = []
+    for seed in range(first_seed, first_seed + SCENES_PER_SHARD):
+        rng = np.random.default_rng((seed, 1))
+        scene = make_scene(seed)
+        camera = make_camera(rng, WIDTH, HEIGHT)
+        view = render(scene, camera, camera_path(scene, 1, seed, camera)[0])
+        sample = scene_sample(scene, view, image_size=image_size, geometry_size=geometry_size, resolution=resolution)
+        if sample is not None:
+            shared.append(sample[0])
+            objects.append(sample[1])
+    counts = np.array([len(o["crop"]) for o in objects])
+    arrays = {f"scene.{k}": np.stack([s[k] for s in shared]) for k in shared[0]}
+    arrays |= {f"object.{k}": np.concatenate([o[k] for o in objects]) for k in objects[0]}
+    path = shard_path(folder, first_seed)
+    part = path.with_suffix(f".part{os.getpid()}")
+    save_file({"counts": counts, **arrays}, part)
+    os.replace(part, path)
+
+
+class Samples:
+    """Rows of a folder of shards, in memory.
+
+    scene, objects: arrays as in samples.py, stacked. first [S], counts [S]: each scene's rows among the objects.
+    """
+
+    def __init__(self, folder: Path, *, limit: int | None = None) -> None:
+        paths = sorted(folder.glob("scenes_*.safetensors"))
+        if not paths:
+            raise InvalidInput(f"{folder} holds no scenes_*.safetensors: make them with `scenegen train data`")
+        shards = [load_file(path) for path in paths[:limit]]
+        merged = {k: np.concatenate([shard.pop(k) for shard in shards]) for k in list(shards[0])}
+        self.counts: NDArray[np.int64] = merged.pop("counts")
+        self.first = np.cumsum(self.counts) - self.counts
+        self.scene: Arrays = {k.removeprefix("scene."): v for k, v in merged.items() if k.startswith("scene.")}
+        self.objects: Arrays = {k.removeprefix("object."): v for k, v in merged.items() if k.startswith("object.")}
+
+    def rows(self, scenes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Object rows of the given scenes, scene after scene."""
+        return np.concatenate([np.arange(self.first[s], self.first[s] + self.counts[s]) for s in scenes])
+
+    def occupancy(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Occupancy [N, 1, R, R, R] of the given object rows, 0 or 1."""
+        bits = np.unpackbits(self.objects["occupancy"][rows], axis=1)
+        side = round(bits.shape[1] ** (1 / 3))
+        return bits.reshape(-1, 1, side, side, side).astype(np.float32)
+
+    def by_count(self, least: int = 1) -> dict[int, NDArray[np.int64]]:
+        """Scenes grouped by their number of objects."""
+        return {int(n): np.flatnonzero(self.counts == n) for n in np.unique(self.counts) if n >= least}

@@ -1,0 +1,102 @@
+"""The stages of a config, in order: each builds on the averaged weights of the ones before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
+from scenegen.generator.conditioning import Conditioner
+from scenegen.generator.encoders.dinov2 import ImageEncoder
+from scenegen.generator.encoders.vggt import VGGTAggregator
+from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.generator.structure.readout import ConditionReadout
+from scenegen.training.encoders import EncoderPretraining, EncoderStage
+from scenegen.training.loop import Schedule, Stage, load_average, run
+from scenegen.training.shards import Samples
+from scenegen.training.structure import StructureStage
+from scenegen.training.structure_vae import StructureVAE, StructureVAEStage, object_grids, unpack_grids
+
+Config = Mapping[str, Any]
+VAE_OBJECTS, VAE_HELD_OUT = range(100_000, 105_000), range(200_000, 200_256)
+
+__all__ = ["Schedule", "export", "train"]
+
+
+def train(
+    name: str, config: Config, schedule: Schedule, runs: Path, *, device: str = "cpu", shards: int | None = None
+) -> None:
+    """Train stage ``name`` ("structure-vae", "encoders", "structure") into ``runs``/name; resumes what is there.
+
+    shards: read only the first so many. Raises InvalidInput when data or an earlier stage is missing.
+    """
+    stage: Stage
+    if name == "structure-vae":
+        grids = (object_grids(seeds, config["resolution"]) for seeds in (VAE_OBJECTS, VAE_HELD_OUT))
+        run(StructureVAEStage(_vae(config), *grids), schedule, runs / name, device=device)
+        return
+    samples = Samples(runs / "data", limit=shards)
+    held_out = Samples(runs / "held_out")
+    vae = standard_vae(config, runs).to(device)
+    if name == "encoders":
+        layout = {"patch": config["flow"]["patch_size"], "resolution": config["flow"]["resolution"]}
+        stage = EncoderStage(_encoders(config), vae, samples, held_out, **layout)
+    else:
+        encoders = load_average(runs / "encoders", _encoders(config))
+        assert isinstance(encoders, EncoderPretraining)
+        flow = SparseStructureFlowModel(**config["flow"])
+        flow.initialise_for_training_from_scratch()
+        assert flow.readout is not None
+        flow.readout.load_state_dict(encoders.readout.state_dict())
+        flow.readout.requires_grad_(False)
+        stage = StructureStage(flow, encoders.conditioner.to(device), vae, samples, held_out)
+    run(stage, schedule, runs / name, device=device)
+
+
+def export(config: Config, runs: Path, folder: Path) -> None:
+    """Write the averaged weights of all stages as a checkpoint folder in fp16 that ``--weights`` takes."""
+    vae = standard_vae(config, runs)
+    encoders = load_average(runs / "encoders", _encoders(config))
+    flow = load_average(runs / "structure", SparseStructureFlowModel(**config["flow"]))
+    assert isinstance(encoders, EncoderPretraining)
+    save_model(folder, "ss_flow", flow, config["flow"])
+    save_model(folder, "ss_dec", vae.decoder, config["structure_decoder"])
+    save_model(folder, "ss_enc", vae.encoder, config["structure_encoder"])
+    save_model(folder, "vggt", encoders.conditioner.geometry_encoder, config["geometry_encoder"])
+    save_image_encoder(folder / "dinov2", encoders.conditioner.image_encoder)
+    models = {
+        "sparse_structure_flow_model": "ss_flow",
+        "sparse_structure_decoder": "ss_dec",
+        "sparse_structure_encoder": "ss_enc",
+    }
+    sampler = {"name": "FlowEulerGuidanceIntervalSamplerVGGT", "args": {"sigma_min": 1e-5}, "params": config["sampler"]}
+    save_pipeline(
+        folder,
+        {
+            "models": models,
+            "sparse_structure_sampler": sampler,
+            "image_cond_model": "dinov2",
+            "vggt_model": "vggt",
+            "multiview": "published",
+        },
+    )
+
+
+def standard_vae(config: Config, runs: Path) -> StructureVAE:
+    """The trained structure VAE with latents of unit deviation over its held-out objects."""
+    vae = load_average(runs / "structure-vae", _vae(config))
+    assert isinstance(vae, StructureVAE)
+    vae.standardise(unpack_grids(object_grids(VAE_HELD_OUT, config["resolution"])))
+    return vae
+
+
+def _vae(config: Config) -> StructureVAE:
+    return StructureVAE(config["structure_encoder"], config["structure_decoder"])
+
+
+def _encoders(config: Config) -> EncoderPretraining:
+    conditioner = Conditioner(ImageEncoder(config["image_encoder"]), VGGTAggregator(**config["geometry_encoder"]))
+    return EncoderPretraining(conditioner, ConditionReadout(**config["flow"]["readout"]))
