@@ -12,8 +12,9 @@ import pytest
 import torch
 from random_checkpoint import PIPELINE, drawn_view, write_random_checkpoint
 
+from scenegen.generator import SceneGen
 from scenegen.generator.checkpoints import save_pipeline
-from scenegen.generator.pipeline import GenerationError, SceneGen, views_and_ids
+from scenegen.generator.pipeline import GenerationError, views_and_ids
 from scenegen.scene import Cancelled, InvalidInput, Progress, Scene, View
 
 
