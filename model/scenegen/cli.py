@@ -1,0 +1,197 @@
+"""The `scenegen` command: generate, serve, synthesize, train.
+
+Reads arguments and reports results; the work is done elsewhere, and torch is loaded only by the commands that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from scenegen import __version__
+from scenegen.client import GenerationFailed, SceneClient, ServerError
+from scenegen.files import SceneNotStored, new_scene_id, write_scene
+from scenegen.images import load_views
+from scenegen.placement import place_scene
+from scenegen.preview import draw_preview
+from scenegen.scene import InvalidInput, PlacedObject, Progress, Scene, View
+from scenegen.synthetic import synthesize
+from scenegen.training.cli import add_parser as add_train
+
+TOKEN_VARIABLE = "SCENEGEN_TOKEN"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 when it failed, 2 when the input cannot be used, 130 when interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "httpcore", "trimesh"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    args = _parser().parse_args(arguments)
+    try:
+        status: int = args.run(args)
+    except InvalidInput as error:
+        print(f"scenegen: {error}", file=sys.stderr)
+        return 2
+    except (ServerError, SceneNotStored) as error:
+        print(f"scenegen: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("scenegen: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scenegen", description="Images with instance masks in, 3D objects out.")
+    parser.add_argument("--version", action="version", version=f"scenegen {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_generate(commands)
+    _add_serve(commands)
+    _add_synthesize(commands)
+    add_train(commands)
+    return parser
+
+
+def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("generate", help="generate the objects of one scene, from one or several images of it")
+    p.add_argument("images", nargs="+", metavar="IMAGE")
+    p.add_argument(
+        "--masks",
+        nargs="+",
+        required=True,
+        help="one per image: 8 or 16-bit instance ids, or one colour per object on black",
+    )
+    p.add_argument("--depth", nargs="+", default=(), help="one per image: 16-bit PNG, millimetres, 0 is no reading")
+    p.add_argument(
+        "--camera", nargs="+", default=(), help="one per image: JSON with width, height, intrinsics, T_world_camera"
+    )
+    p.add_argument("--ids", nargs="+", type=int, help="instance ids to generate (default: all in the first image)")
+    p.add_argument("--seed", type=int, default=42)
+    p.add_argument("--out", required=True, type=Path, help="folder in which the scene's folder is made")
+    _add_model(p)
+    p.add_argument("--server", help="let a server generate: unix:/path, http://127.0.0.1:port or https://host:port")
+    p.add_argument("--token-file", help=f"file with the server's token (or set {TOKEN_VARIABLE})")
+    p.add_argument("--ca-file", help="PEM of the authority that signed the server's certificate")
+    p.set_defaults(run=_generate)
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("serve", help="run the generation server")
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--unix", metavar="PATH", help="listen on a unix socket that only this user can open")
+    where.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; others need a certificate and a token")
+    p.add_argument("--port", type=int, default=8765)
+    p.add_argument("--certificate", help="PEM file: listen with TLS")
+    p.add_argument("--key", help="PEM file of the certificate's key")
+    p.add_argument("--token-file", help=f"file with the token that clients must give (or set {TOKEN_VARIABLE})")
+    _add_model(p)
+    p.set_defaults(run=_serve)
+
+
+def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("synthesize", help="write synthetic scenes with everything that is true about them")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--scenes", type=int, default=1)
+    p.add_argument("--out", required=True, type=Path)
+    p.add_argument("--depth-noise", action="store_true", help="give depth the errors of a depth camera")
+    p.set_defaults(run=_synthesize)
+
+
+def _add_model(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--weights", default="tiny", help="'tiny', or the folder of a checkpoint (default: tiny)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0 ... (default: cpu)")
+
+
+def _generate(args: argparse.Namespace) -> int:
+    views = load_views(args.images, args.masks, args.depth, args.camera)
+    scene = _generate_scene(args, views)
+    placed = place_scene(scene, views)
+    frame_id = "world" if views[0].T_world_camera is not None and all(o.metric for o in placed) else "camera"
+    folder = write_scene(args.out, scene, placed, scene_id=new_scene_id(), views=views, frame_id=frame_id)
+    cv2.imwrite(str(folder / "preview.png"), draw_preview(views[0], placed)[..., ::-1])
+    print("\n".join(table(placed, frame_id)))
+    print(folder)
+    return 0
+
+
+def _generate_scene(args: argparse.Namespace, views: Sequence[View]) -> Scene:
+    with tqdm(
+        total=100, unit="%", disable=not sys.stderr.isatty(), bar_format="{desc} {percentage:3.0f}% |{bar}|"
+    ) as bar:
+
+        def on_progress(progress: Progress) -> None:
+            bar.set_description(progress.stage, refresh=False)
+            bar.update(math.floor(100 * progress.fraction) - bar.n)
+
+        if args.server:
+            client = SceneClient(args.server, _token(args.token_file), ca_file=args.ca_file)
+            return client.generate(views, seed=args.seed, ids=args.ids, on_progress=on_progress)
+
+        from scenegen.generator.pipeline import GenerationError, SceneGen
+
+        generator = SceneGen.from_pretrained(args.weights, device=args.device)
+        try:
+            return generator.generate(views, seed=args.seed, ids=args.ids, on_progress=on_progress)
+        except GenerationError as error:
+            raise GenerationFailed(str(error)) from error
+
+
+def table(placed: Sequence[PlacedObject], frame_id: str) -> list[str]:
+    """Lines that say what was generated: id, size, position, confidence, residual, and whether lengths are metres."""
+    unit = "metres" if all(o.metric for o in placed) else "sizes of the query asset, not metric"
+    lines = [
+        f"lengths in {unit}; frame {frame_id}",
+        f"{'id':>4}  {'label':<14} {'size':<20} {'position':<24} confidence  residual",
+    ]
+    for o in placed:
+        size = " x ".join(f"{x:.3g}" for x in o.size_m)
+        position = ", ".join(f"{x:.3f}" for x in o.T_world_object[:3, 3])
+        residual = "-" if math.isnan(o.residual_m) else f"{o.residual_m:.4f}"
+        lines.append(f"{o.id:>4}  {o.label:<14} {size:<20} {position:<24} {o.confidence:>10.2f}  {residual:>8}")
+    return lines
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from scenegen.server import SceneGenerator, serve
+
+    def load() -> SceneGenerator:
+        from scenegen.generator.pipeline import SceneGen
+
+        return SceneGen.from_pretrained(args.weights, device=args.device)
+
+    scheme = "https" if args.certificate or args.key else "http"
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    listen = f"unix:{os.path.abspath(args.unix)}" if args.unix else f"{scheme}://{host}:{args.port}"
+    serve(load, listen, token=_token(args.token_file), certificate=args.certificate, key=args.key)
+    return 0
+
+
+def _synthesize(args: argparse.Namespace) -> int:
+    for folder in synthesize(args.seed, args.scenes, args.out, depth_noise=args.depth_noise):
+        print(folder)
+    return 0
+
+
+def _token(path: str | None) -> str | None:
+    """The token in a file, or in the environment. Never an argument: those can be read by every user."""
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        token = Path(path).expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read the token file {path}: {error}") from error
+    if not token:
+        raise InvalidInput(f"the token file {path} is empty: put the token into it")
+    return token
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""A picture to judge a scene by: what the camera saw, the masks, and the generated objects from the same camera.
+
+Knows nothing about files or windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scenegen.placement.unscaled import FIELD_OF_VIEW
+from scenegen.render import Camera, Renderer, Surface
+from scenegen.scene import PlacedObject, View
+
+Picture = NDArray[np.uint8]
+
+_PANEL_HEIGHT = 480
+_GAP = 8
+_CAPTION = 28
+
+
+def draw_preview(view: View, placed: Sequence[PlacedObject]) -> Picture:
+    """uint8 [h, w, 3]: image, masks and generated scene side by side, with captions."""
+    return side_by_side(
+        [
+            ("input", view.image),
+            ("masks", draw_masks(view)),
+            ("generated, from the same camera", draw_objects(view, placed)),
+        ]
+    )
+
+
+def draw_masks(view: View) -> Picture:
+    """The image, darkened, with every instance in a colour of its own: uint8 [H, W, 3]."""
+    drawn = view.image.astype(np.float32) * 0.35
+    for index, instance in enumerate(view.instance_ids):
+        hue = np.array([[[(index * 67) % 180, 200, 255]]], np.uint8)  # hues far apart for neighbours in the list
+        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
+        drawn[view.masks == instance] = 0.4 * view.image[view.masks == instance] + 0.6 * colour
+    return drawn.astype(np.uint8)
+
+
+def draw_objects(view: View, placed: Sequence[PlacedObject]) -> Picture:
+    """Placed objects on white as the view's camera sees them: uint8 [H, W, 3].
+
+    As in place_scene: objects that are not metric stand in the camera's frame, and without intrinsics the horizontal
+    field of view is taken to be 50 degrees.
+    """
+    height, width = view.masks.shape
+    if not placed:
+        return np.full((height, width, 3), 255, np.uint8)
+    camera = Camera.pinhole(width, height, width / 2 / np.tan(FIELD_OF_VIEW / 2))
+    if view.intrinsics is not None:
+        camera = Camera(width, height, view.intrinsics)
+    in_world = view.T_world_camera is not None and all(o.metric for o in placed)
+    T_frame_camera = view.T_world_camera if in_world and view.T_world_camera is not None else np.eye(4)
+    poses = []
+    for o in placed:
+        T = o.T_world_object.copy()
+        T[:3, :3] *= o.scale_m
+        poses.append(T)
+    renderer = Renderer([Surface.from_mesh(o.asset.mesh) for o in placed], poses)
+    picture, _, _ = renderer.render(camera, T_frame_camera)
+    return picture
+
+
+def side_by_side(panels: Sequence[tuple[str, Picture]]) -> Picture:
+    """Captioned pictures in a row, all 480 pixels high: uint8 [h, w, 3]."""
+    columns = []
+    for caption, picture in panels:
+        height, width = picture.shape[:2]
+        size = (max(1, round(width * _PANEL_HEIGHT / height)), _PANEL_HEIGHT)
+        column = np.full((_PANEL_HEIGHT + _CAPTION, size[0] + _GAP, 3), 255, np.uint8)
+        column[_CAPTION:, : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        cv2.putText(column, caption, (4, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+        columns.append(column)
+    return np.concatenate(columns, axis=1)[:, :-_GAP]
