@@ -28,7 +28,7 @@ FREE = np.array([0.3, 0.3, 0.3, 0.2, 0.2, 0.2, 0.2])
 class Pose:
     """An object's pose and how sure it is.
 
-    T: float64 [4, 4] similarity. covariance: float64 [7, 7] of (rotation vector, centre, log-scale), radians and metres.
+    T: float64 [4, 4] similarity. covariance: float64 [7, 7] of (rotation vector, centre, log-scale), radians, metres.
     residual_m: median distance to the measured points. score: part_score. own: found without the prediction.
     """
 
@@ -58,7 +58,8 @@ def place_objects(T_world_group: Floats, parts: Sequence[Part], up: Floats | Non
         ]
     axis = up if up is not None else T_world_group[:3, 2] / scale_of(T_world_group)
     return [
-        pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis) for part, pose in zip(parts, poses, strict=True)
+        pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis)
+        for part, pose in zip(parts, poses, strict=True)
     ]
 
 
@@ -93,8 +94,7 @@ def refined(part: Part, T_predicted: Floats, T_start: Floats, sigma: Floats) -> 
         pull = _change(T[0], T_predicted) / sigma**2
         total = Normal(worth * data.hessian + precision, worth * data.gradient + pull, data.cost)
         T = stepped(T, bounded(total.hessian, total.gradient, _unit(part)), centre)
-    surface, normals, gap = residuals(T, single, STAGES[-1])
-    del surface
+    _, normals, gap = residuals(T, single, STAGES[-1])
     residual = float(np.median(np.abs((gap * normals).sum(-1))))
     covariance = np.linalg.inv(total.hessian[0])
     return Pose(T[0], covariance, residual, float(part_score(T, single, 300)[0]))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scenegen.placement.evidence import PosedView, common_views, gather, support_up
+from scenegen.placement.evidence import common_views, gather, support_up
 from scenegen.placement.objects import Pose, place_objects
 from scenegen.placement.search import all_rotations, search, upright_rotations
 from scenegen.placement.solver import Part, scale_of
@@ -37,7 +37,8 @@ def place_scene(
     of an asset by its label: then it is metric, and in the world where the first view's pose is known. Without
     intrinsics a horizontal field of view of 50 degrees is assumed.
 
-    gravity: [3], the world's up direction, when known: assets stand upright.
+    gravity: [3], the world's up direction, when known: assets stand upright. A vector that points down is turned round
+    where the depth shows what the objects stand on.
     An asset no view shows stands where its placement says, with a confidence near zero.
     InvalidInput: no views, no mask of any asset, a useless gravity or size, an asset without a surface.
     """
@@ -58,7 +59,10 @@ def place_scene(
     }
     if not parts:
         return place_by_outlines(scene, surfaces, views, up, sizes)
-    T_world_query = _group_pose(list(parts.values()), up, posed, ids)
+    support = support_up(posed, ids)
+    if up is not None and support is not None and up @ support < -0.7:
+        up = -up  # seen from above, what carries the objects shows its upper side
+    T_world_query, up = _group_pose(list(parts.values()), support if up is None else up)
     poses = dict(zip(parts, place_objects(T_world_query, list(parts.values()), up), strict=True))
     return tuple(
         _object(asset, poses[i], parts[i], len(parts))
@@ -73,20 +77,22 @@ def _unit_up(gravity: Floats | None) -> Floats | None:
         return None
     up = np.asarray(gravity, dtype=np.float64)
     if up.shape != (3,) or not np.isfinite(up).all() or np.linalg.norm(up) < 1e-6:
-        raise InvalidInput(f"gravity is {gravity!r}: give the world's up direction as three finite numbers, not all zero")
+        raise InvalidInput(f"gravity is {gravity!r}: give the world's up direction, three finite numbers not all zero")
     return np.asarray(up / np.linalg.norm(up))
 
 
-def _group_pose(parts: Sequence[Part], up: Floats | None, posed: Sequence[PosedView], ids: Sequence[int]) -> Floats:
-    """The query asset's pose [4, 4]: upright about gravity or the plane things stand on, or else any way round."""
-    guess = up if up is not None else support_up(posed, ids)
+def _group_pose(parts: Sequence[Part], guess: Floats | None) -> tuple[Floats, Floats | None]:
+    """The query asset's pose [4, 4], and up [3] when assets stand upright in it.
+
+    guess: up by gravity or by what the objects stand on. Where nothing stands that way, any way round is tried.
+    """
     standing = search(parts, upright_rotations(guess)) if guess is not None else None
     if standing is not None and standing[1][0] < DOUBTFUL:
-        return np.asarray(standing[0][0])
+        return standing[0][0], guess
     anyhow = search(parts, all_rotations())
     if standing is not None and UPRIGHT_BONUS * standing[1][0] <= anyhow[1][0]:
-        return np.asarray(standing[0][0])
-    return np.asarray(anyhow[0][0])
+        return standing[0][0], guess
+    return anyhow[0][0], None
 
 
 def _object(asset: Asset, pose: Pose, part: Part, companions: int) -> PlacedObject:

@@ -83,7 +83,7 @@ def starts(parts: Sequence[Part], rotations: Floats) -> Floats:
 def seen(surface: Surface, towards_camera: Floats, share: Floats, rotations: Floats) -> tuple[Floats, Floats]:
     """Mean [r, 3] and variance [r] of what the views should see of an asset turned by rotations [r, 3, 3].
 
-    towards_camera: float64 [v, 3], unit directions to the cameras. share: float64 [v], each camera's share of the points.
+    towards_camera: float64 [v, 3], unit directions to the cameras. share: [v], each camera's part of the points.
     """
     mean = np.zeros((len(rotations), 3))
     square = np.zeros(len(rotations))

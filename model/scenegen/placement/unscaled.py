@@ -1,6 +1,6 @@
 """Where a scene stands when nothing measured depth: turned and moved until its outlines agree with the masks.
 
-The length unit is the query asset's size until a known size gives metres. Simple on purpose, and its confidence says so.
+The length unit is the query asset's size until a known size gives metres. Simple on purpose; its confidence says so.
 Knows nothing about depth.
 """
 
@@ -29,7 +29,7 @@ SAMPLES = 300
 class Sight:
     """One asset's mask as the camera sees it.
 
-    index: of the asset. centre [2], variance (sum of both axes) and box [4] (least x, y, most x, y) of the mask, as tangents.
+    index: of its asset. centre [2], variance (both axes) and box [4] (least x, y, most x, y) of its mask: tangents.
     """
 
     index: int
@@ -102,7 +102,7 @@ def _sights(scene: Scene, surfaces: Sequence[Surface], view: View) -> list[Sight
 
 
 def _rotations(view: View, up: Floats | None) -> Floats:
-    """Rotations [r, 3, 3] of an upright query in the camera frame; without up the camera is level and looks down a little."""
+    """Rotations [r, 3, 3] of an upright query in the camera frame; without up, cameras look down without roll."""
     if up is not None:
         in_camera = up if view.T_world_camera is None else view.T_world_camera[:3, :3].T @ up
         return upright_rotations(in_camera)
@@ -119,7 +119,7 @@ def _best_pose(sights: Sequence[Sight], rotations: Floats) -> Floats:
 
 
 def _closed_form(sights: Sequence[Sight], rotations: Floats) -> Floats:
-    """Positions for rotations [r, 3, 3]: every asset on the ray of its mask, at the depth its apparent size asks for."""
+    """Poses for rotations [r, 3, 3]: every asset on the ray of its mask, at the depth its apparent size asks for."""
     normal, target = np.zeros((3, 3)), np.zeros((len(rotations), 3))
     for sight in sights:
         ray = np.append(sight.centre, 1)
