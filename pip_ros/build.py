@@ -14,7 +14,8 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = (ROOT / "pip_ros" / "tf2_msgs", ROOT / "pip_ros" / "vision_msgs", ROOT)
+INTERFACES = ROOT / "pip_ros" / "interfaces"
+PACKAGES = (INTERFACES / "tf2_msgs", INTERFACES / "vision_msgs", ROOT)
 
 
 def check_tools() -> None:
@@ -88,7 +89,7 @@ def main() -> None:
         check_tools()
         return
     prefix = Path(sys.prefix)
-    build(prefix, ROOT / "build" / "pip_ros", sources=False)
+    build(prefix, ROOT / "build" / "interfaces", sources=False)
     link_sources(prefix)
 
 

@@ -27,7 +27,7 @@ assert Scene(id="a").id == "a" and GenerateScene.Goal(views=2).views == 2
 
 
 def colcon() -> Path:
-    """The command, in an environment of its own: it brings pytest plugins that our tests have no use for."""
+    """The command, in an environment of its own: it brings pytest plugins that our tests must not meet."""
     folder = Path(sys.prefix) / "colcon"
     if not (folder / "bin" / "colcon").is_file():
         venv.create(folder, with_pip=True)
