@@ -140,3 +140,14 @@ def test_the_true_velocity_leads_back_to_the_sample() -> None:
     torch.testing.assert_close(x, clean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(sampling.predict_clean(start, velocity, 1.0), clean, atol=1e-4, rtol=1e-4)
     assert positions is None
+
+
+def test_placements_may_come_from_the_first_views_alone(
+    model: SparseStructureFlowModel, noise: Tensor, views: list[Tensor]
+) -> None:
+    alone = [sample_structure(model, noise, [view], steps=1)[1] for view in views]
+    assert alone[0] is not None and alone[1] is not None
+    _, of_all = sample_structure(model, noise, views, steps=1)
+    _, of_first = sample_structure(model, noise, views, steps=1, placement_views=1)
+    torch.testing.assert_close(of_all, (alone[0] + alone[1]) / 2)
+    torch.testing.assert_close(of_first, alone[0])

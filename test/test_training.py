@@ -21,8 +21,8 @@ from scenegen.generator.structure.readout import (
 from scenegen.scene import InvalidInput
 from scenegen.synthetic.rendering import render
 from scenegen.synthetic.scenes import camera_path, make_camera, make_scene, true_scene
-from scenegen.training.losses import collision_loss, occupancy_loss, placement_loss, voxel_iou
 from scenegen.training.loop import Schedule, load_average, run
+from scenegen.training.losses import collision_loss, occupancy_loss, placement_loss, voxel_iou
 from scenegen.training.samples import facing_yaw, mask_box, patch_depth, scene_sample
 from scenegen.training.shards import SCENES_PER_SHARD, Samples, make_shards
 from scenegen.training.structure_vae import StructureVAE, object_grids, unpack_grids

@@ -36,7 +36,7 @@ class View:
     image: uint8 [H, W, 3] RGB.
     masks: int32 [H, W] instance ids, 0 is background.
     depth_m: float32 [H, W] along the optical axis, in metres; 0 or NaN is no reading. None without depth.
-    intrinsics: float64 [3, 3] of the rectified image, in pixels; pixel (u, v) has its centre at (u, v). None if unknown.
+    intrinsics: float64 [3, 3] of the rectified image, in pixels; the centre of pixel (u, v) is (u, v). None if unknown.
     T_world_camera: float64 [4, 4], optical frame in the fixed frame, metres. None if unknown.
     stamp_ns: capture time.
     """
@@ -136,7 +136,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a generation stands: the stage at work, the share of the whole that is done (0..1), an asset just finished."""
+    """Where a generation stands: the stage at work, the share of the whole done (0..1), an asset just finished."""
 
     stage: str
     fraction: float

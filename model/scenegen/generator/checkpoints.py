@@ -39,7 +39,13 @@ _GUIDANCE: Mapping[str, Mapping[str, Any]] = {
 }
 """Samplers of placements and structures by published name, and what is fixed in each."""
 
-_PARAMETERS = {"steps": "steps", "rescale_t": "rescale_t", "cfg_strength": "guidance", "cfg_interval": "interval"}
+_PARAMETERS = {
+    "steps": "steps",
+    "rescale_t": "rescale_t",
+    "cfg_strength": "guidance",
+    "cfg_interval": "interval",
+    "placement_views": "placement_views",
+}
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -62,6 +68,7 @@ class SamplerSettings:
     rescale_t: float = 3.0
     guidance: float = 5.0
     interval: tuple[float, float] = (0.5, 1.0)
+    placement_views: int | None = None
 
 
 def structure_sampler(folder: Path, pipeline: Mapping[str, Any]) -> SamplerSettings:
@@ -74,13 +81,13 @@ def structure_sampler(folder: Path, pipeline: Mapping[str, Any]) -> SamplerSetti
         settings = SamplerSettings(**{_PARAMETERS[key]: value for key, value in entry.get("params", {}).items()})
         low, high = settings.interval
         settings = replace(settings, interval=(float(low), float(high)), **_GUIDANCE[name])
-        valid = settings.steps >= 1 and settings.rescale_t > 0
+        valid = settings.steps >= 1 and settings.rescale_t > 0 and settings.placement_views != 0
     except (KeyError, TypeError, ValueError, AttributeError):
         valid = False
     if not valid:
         raise InvalidInput(
             f"{folder / PIPELINE}: params of {name} are {entry.get('params')!r}; expected steps (1 or more), "
-            "rescale_t (above 0), cfg_strength, cfg_interval [low, high]"
+            "rescale_t (above 0), cfg_strength, cfg_interval [low, high], placement_views (1 or more, or left out)"
         )
     return settings
 

@@ -96,6 +96,7 @@ def sample_structure(
     rescale_t: float = 3.0,
     guidance: float = 5.0,
     interval: tuple[float, float] = (0.5, 1.0),
+    placement_views: int | None = None,
     on_step: OnStep | None = None,
     cancelled: IsCancelled | None = None,
     exact_savings: bool = True,
@@ -106,8 +107,10 @@ def sample_structure(
     lo <= t <= hi. Positions come from the conditional pass of the last step.
 
     noise: float32 [N, in, R, R, R]. conds: K condition tokens [N or 1, T, C], query asset first. neg_cond: condition
-    of the negative pass [N or 1, T, C], None for zeros. exact_savings: False evaluates every pass in full, for
-    comparison only. -> float32 [N, in, R, R, R], [N, 8] (None from a model without placements).
+    of the negative pass [N or 1, T, C], None for zeros. placement_views: average the placements over the first so many
+    views only. Each view's placements are relative to the query's frame as that view sees it, and the frame of a
+    symmetric query turns with the view: weights trained on such objects want 1. exact_savings:
+    False evaluates every pass in full, for comparison only. -> float32 [N, in, R, R, R], [N, 8] (None from a model without placements).
     """
     make = _economical_evaluation if exact_savings else _plain_evaluation
     negative = None if neg_cond is None else neg_cond.expand(len(noise), -1, -1)
@@ -121,7 +124,7 @@ def sample_structure(
         velocities = [
             p.velocity if p.negative is None else guide(p.velocity, p.negative, guidance) for p in predictions
         ]
-        positions = [p.positions for p in predictions if p.positions is not None]
+        positions = [p.positions for p in predictions[:placement_views] if p.positions is not None]
         return torch.stack(velocities).mean(0), torch.stack(positions).mean(0) if positions else None
 
     return sample_euler(velocity, noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled)

@@ -1,10 +1,10 @@
 """`scenegen train STAGE`: the stages in their order, one command each, all resumable.
 
-    data           synthetic scenes, rendered to disk
-    structure-vae  occupancy <-> latents
-    encoders       image and geometry encoders and the readout
-    structure      flow and position head
-    export         the trained weights as a folder for --weights
+data           synthetic scenes, rendered to disk
+structure-vae  occupancy <-> latents
+encoders       image and geometry encoders and the readout
+structure      flow and position head
+export         the trained weights as a folder for --weights
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ STAGES = ("data", "structure-vae", "encoders", "structure", "export")
 def add_parser(subparsers: Any) -> None:
     """Add `train` to the command line."""
     parser = subparsers.add_parser(
-        "train", help="train a small SceneGen on synthetic scenes", description=__doc__,
+        "train",
+        help="train a small SceneGen on synthetic scenes",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--config", type=Path, default=CONFIGS / "tiny.json", help="sizes and schedules (default: tiny)")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIGS / "tiny.json", help="sizes and schedules (default: tiny)"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/tiny"), help="folder of data and checkpoints")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the config's")
     parser.add_argument("--shards", type=int, help="use only the first so many shards of data")

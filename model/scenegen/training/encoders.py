@@ -63,7 +63,10 @@ def condition_batch(
 
 @torch.no_grad()
 def encode_all(vae: StructureVAE, samples: Samples) -> Tensor:
-    """Structure latents of every object row, float32 [N, c, R, R, R] on the CPU: encoding them anew is a tenth of a step."""
+    """Structure latents of every object row, float32 [N, c, R, R, R] on the CPU.
+
+    Encoding them anew would be a tenth of a step.
+    """
     device = next(vae.parameters()).device
     rows = np.arange(len(samples.objects["family"]))
     chunks = np.array_split(rows, max(1, len(rows) // 64))
@@ -83,7 +86,7 @@ class EncoderStage:
         patch: int,
         resolution: int,
     ) -> None:
-        self.model: EncoderPretraining = model
+        self.model = model
         self.vae, self.train, self.held_out = vae.requires_grad_(False).eval(), train, held_out
         self.patch, self.resolution = patch, resolution
         self.latents = {id(samples): encode_all(self.vae, samples) for samples in (train, held_out)}

@@ -30,8 +30,10 @@ from scenegen.scene import InvalidInput
 class Stage(Protocol):
     """What a stage gives the loop."""
 
-    model: nn.Module
-    """Everything that is trained and saved."""
+    @property
+    def model(self) -> nn.Module:
+        """Everything that is trained and saved."""
+        ...
 
     def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:
         """Loss terms of one step; ``"loss"`` is minimised, the others are logged."""
@@ -79,7 +81,9 @@ def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=None, multi_avg_fn=_ema(schedule.ema), use_buffers=True)
     start = _resume(folder / "checkpoint.pt", model, average, optimiser)
     log = Log(folder, start)
-    with tqdm(range(start, schedule.steps), initial=start, total=schedule.steps, desc=folder.name, mininterval=5) as bar:
+    with tqdm(
+        range(start, schedule.steps), initial=start, total=schedule.steps, desc=folder.name, mininterval=5
+    ) as bar:
         for step in bar:
             noise = torch.Generator().manual_seed(seed * 1_000_003 + step)
             torch.manual_seed(seed * 1_000_003 + step)
@@ -88,7 +92,7 @@ def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device
             with attention_for_training(device):
                 with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=schedule.bf16):
                     terms = stage.loss(np.random.default_rng((seed, step)), noise)
-                terms["loss"].backward()  # type: ignore[no-untyped-call]
+                terms["loss"].backward()
             norm = nn.utils.clip_grad_norm_(trainable, schedule.clip_norm)
             if torch.isfinite(norm):
                 optimiser.step()
@@ -163,7 +167,7 @@ def load_average(folder: Path, model: nn.Module) -> nn.Module:
 
 
 class Log:
-    """Loss and validation tables of a run, on disk, and their plot. Rows after ``start`` (of a killed run) are dropped."""
+    """Loss and validation tables of a run, on disk, and their plot. Rows after ``start`` (a killed run's) are dropped."""
 
     def __init__(self, folder: Path, start: int) -> None:
         self.folder = folder
@@ -222,7 +226,9 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with open(path, newline="") as file:
-        return [{k: int(v) if k == "step" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
+        return [
+            {k: int(v) if k == "step" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)
+        ]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -103,7 +103,7 @@ def facing_yaw(apparent: float, symmetry: int) -> float:
 
 
 def patch_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Log of the depth [H, W] at each patch centre of the letterboxed square: float32 [size/14, size/14], NaN in borders."""
+    """Log of the depth [H, W] at each patch centre of the letterboxed square: [size/14, size/14], NaN in borders."""
     height, width = depth.shape
     scale = max(height, width) / size
     centres = (np.arange(size // PATCH) + 0.5) * PATCH - size / 2

@@ -88,7 +88,7 @@ class Samples:
 
     def occupancy(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Occupancy [N, 1, R, R, R] of the given object rows, 0 or 1."""
-        bits = np.unpackbits(self.objects["occupancy"][rows], axis=1)
+        bits = np.unpackbits(self.objects["occupancy"][rows].astype(np.uint8, copy=False), axis=1)
         side = round(bits.shape[1] ** (1 / 3))
         return bits.reshape(-1, 1, side, side, side).astype(np.float32)
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
 from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.generator.structure.initialise import initialise_from_scratch
 from scenegen.generator.structure.readout import ConditionReadout
 from scenegen.training.encoders import EncoderPretraining, EncoderStage
 from scenegen.training.loop import Schedule, Stage, load_average, run
@@ -48,7 +47,7 @@ def train(
         encoders = load_average(runs / "encoders", _encoders(config))
         assert isinstance(encoders, EncoderPretraining)
         flow = SparseStructureFlowModel(**config["flow"])
-        flow.initialise_for_training_from_scratch()
+        initialise_from_scratch(flow)
         assert flow.readout is not None
         flow.readout.load_state_dict(encoders.readout.state_dict())
         flow.readout.requires_grad_(False)

@@ -49,7 +49,7 @@ class StructureStage:
         train: Samples,
         held_out: Samples,
     ) -> None:
-        self.model: SparseStructureFlowModel = model
+        self.model = model
         self.conditioner = conditioner.requires_grad_(False).eval()
         self.vae = vae.requires_grad_(False).eval()
         self.train, self.held_out = train, held_out

@@ -61,7 +61,7 @@ class StructureVAEStage:
     """Binary cross entropy, dice and a little KL on random objects, packed as by ``object_grids``."""
 
     def __init__(self, model: StructureVAE, train: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> None:
-        self.model: StructureVAE = model
+        self.model = model
         self.train, self.held_out = train, held_out
 
     def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:

@@ -218,7 +218,7 @@ class SparseStructureFlowModel(nn.Module):
         return Prediction(v[: len(x)], v[len(x) :] if guided else None, placements)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, *, scenes: int = 1) -> Tensor | tuple[Tensor, Tensor]:
-        """Evaluate once without keeping anything: velocity [S*N, out, R, R, R]; with ``use_global`` also positions [S*N, 8].
+        """Evaluate once, keeping nothing: velocity [S*N, out, R, R, R]; with ``use_global`` also positions [S*N, 8].
 
         x: float32 [S*N, in, R, R, R]. t: [S*N], 1000 x flow time. cond: [S*N, T, cond_channels].
         """

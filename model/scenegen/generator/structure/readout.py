@@ -23,7 +23,8 @@ class ConditionEstimate:
     """Regressed from condition tokens, one row per asset.
 
     latents [N, L, D]: structure latents in patchified token layout.
-    placements [N, 8]: relative to the first asset of each scene; translation, quaternion wxyz, scale, as the position head.
+    placements [N, 8]: relative to the first asset of each scene, as the position head's: translation, quaternion
+    wxyz, scale.
     yaw_logits [N, bins]: apparent yaw, relative to the viewing ray. position [N, 3]: centre in the heading frame
     (x right, y forward, z up, origin at the camera), in camera heights. log_size [N]: of size over camera height.
     features [N, C]: what yaw, size and family are read from.
@@ -52,12 +53,14 @@ class ReadoutBlock(nn.Module):
         )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Multi-head attention of q [N, L, C] over k, v [N, T, C]: [N, L, C]."""
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         # Short sequences: the explicit product is several times faster to train on a CPU than the fused kernel.
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Queries x [N, L, C] after one look at the context [N, T, C]."""
         x = x + self.cross_out(self.attend(self.to_q(self.norm_cross(x)), *self.to_kv(context).chunk(2, dim=-1)))
         x = x + self.self_out(self.attend(*self.to_qkv(self.norm_self(x)).chunk(3, dim=-1)))
         return x + self.mlp(self.norm_mlp(x))
