@@ -17,7 +17,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export FASTRTPS_DEFAULT_PROFILES_FILE ?= $(CURDIR)/config/fastdds.xml
 
 INTERFACES := package.xml CMakeLists.txt scenegen_ros/__init__.py $(wildcard msg/* srv/* action/* scripts/*) \
-	$(wildcard pip_ros/*.* pip_ros/interfaces/*/* pip_ros/interfaces/*/msg/*)
+	$(wildcard pip_ros/*.* pip_ros/interfaces/*/*.* pip_ros/interfaces/*/msg/*)
 
 setup: $(VENV)/interfaces.stamp
 

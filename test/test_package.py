@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -15,11 +14,6 @@ from conftest import ROOT, spin_until
 
 if TYPE_CHECKING:
     import rclpy
-
-ARGUMENTS = {
-    "image", "masks", "depth", "camera_info", "server", "token_file", "weights", "device", "params_file", "rviz",
-    "simulate", "use_sim_time",
-}  # fmt: skip
 
 
 def test_every_interface_field_is_documented() -> None:
@@ -52,28 +46,6 @@ def test_messages_built_for_pip_have_the_type_hash_of_the_released_ones(ros_cont
         [info] = node.get_publishers_info_by_topic(f"/{topic}")
         assert bytes(info.topic_type_hash.value).hex() == RELEASED[name], name
     node.destroy_node()
-
-
-def declared_arguments() -> dict[str, set[str]]:
-    """Name of each DeclareLaunchArgument of the launch file, with the keywords it is given."""
-    tree = ast.parse((ROOT / "launch" / "scene.launch.py").read_text())
-    return {
-        ast.literal_eval(call.args[0]): {str(keyword.arg) for keyword in call.keywords}
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "DeclareLaunchArgument"
-    }
-
-
-def test_launch_arguments_have_defaults_and_descriptions() -> None:
-    declared = declared_arguments()
-    assert set(declared) == ARGUMENTS
-    for name, keywords in declared.items():
-        assert {"default_value", "description"} <= keywords, name
-
-
-def test_launch_file_sets_parameters_that_exist() -> None:
-    shipped = yaml.safe_load((ROOT / "config" / "scenegen.yaml").read_text())["/**"]["ros__parameters"]
-    assert {"server", "token_file"} <= set(shipped)
 
 
 def test_rviz_shows_the_node_topics() -> None:
