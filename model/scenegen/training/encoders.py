@@ -23,7 +23,8 @@ from scenegen.training.losses import voxel_iou
 from scenegen.training.shards import Samples
 from scenegen.training.structure_vae import StructureVAE
 
-SCENES_PER_STEP = 16
+OBJECTS_PER_STEP = 64
+SCENES_PER_STEP = 4
 WEIGHTS = {"latent": 1.0, "yaw": 0.3, "family": 0.3, "extents": 1.0, "position": 3.0, "size": 1.0}
 WEIGHTS |= {"box": 2.0, "depth": 1.0, "camera": 2.0}
 
@@ -53,12 +54,34 @@ def condition_batch(
     whole = image_tensor(samples.scene["scene"][scenes]).to(device)  # type: ignore[arg-type]
     geometry = image_tensor(samples.scene["geometry"][scenes]).to(device)  # type: ignore[arg-type]
     if rng is not None:
-        gains = rng.uniform(0.75, 1.3, (len(scenes), 1, 1, 1)) * rng.uniform(0.92, 1.08, (len(scenes), 3, 1, 1))
-        gain = torch.from_numpy(gains.astype(np.float32)).to(device)
+        gain = _gains(rng, len(scenes)).to(device)
         # the white border of the letterbox stays what it is at inference: white
         geometry = torch.where(geometry == 1, geometry, (geometry * gain).clamp(max=1))
         whole, assets = (whole * gain).clamp(max=1), (assets * gain[view]).clamp(max=1)
     return assets, masks, whole, geometry[:, None], view
+
+
+def _gains(rng: np.random.Generator, count: int) -> Tensor:
+    """Exposure and tint: factors float32 [count, 3, 1, 1]."""
+    gains = rng.uniform(0.75, 1.3, (count, 1, 1, 1)) * rng.uniform(0.92, 1.08, (count, 3, 1, 1))
+    return torch.from_numpy(gains.astype(np.float32))
+
+
+def initialise_from_scratch(conditioner: Conditioner) -> None:
+    """Where encoders without published weights start.
+
+    The libraries' own initialisation is for much longer training: position embeddings so faint that attention sees a
+    bag of patches for thousands of steps. Layer scales stay at one: they serve depths that small encoders don't have.
+    """
+    for name, parameter in conditioner.named_parameters():
+        if "position_embeddings" in name or "pos_embed" in name or name.endswith("_token") or name.endswith("_tokens"):
+            nn.init.normal_(parameter, std=0.3)
+        elif "lambda1" in name or "gamma" in name:
+            parameter.requires_grad_(False)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter.data.flatten(1))
 
 
 @torch.no_grad()
@@ -92,25 +115,39 @@ class EncoderStage:
         self.latents = {id(samples): encode_all(self.vae, samples) for samples in (train, held_out)}
 
     def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:
-        """Terms of one step."""
+        """Terms of one step: many single objects, a few whole scenes."""
+        rows = step_rng.integers(len(self.train.objects["family"]), size=OBJECTS_PER_STEP)
         scenes = step_rng.choice(len(self.train.counts), SCENES_PER_STEP, replace=False)
-        terms = self.terms(self.model, self.train, scenes, step_rng)
+        terms = self.object_terms(rows, step_rng) | self.scene_terms(scenes, step_rng)
         return {"loss": sum((WEIGHTS[k] * v for k, v in terms.items()), torch.zeros(())), **terms}
 
-    def terms(
-        self, model: EncoderPretraining, samples: Samples, scenes: NDArray[np.int64], rng: np.random.Generator | None
-    ) -> dict[str, Tensor]:
-        """Unweighted loss terms on the given scenes."""
-        device = model.box.weight.device
+    def object_terms(self, rows: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
+        """What asset images alone can tell: shape, yaw, family, extents."""
+        model, device = self.model, self.model.box.weight.device
+
+        def target(name: str) -> Tensor:
+            return torch.from_numpy(self.train.objects[name][rows]).to(device)
+
+        crops = image_tensor(self.train.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
+        crops = (crops * _gains(rng, len(rows)).to(device)).clamp(max=1)
+        estimate = model.readout.of_assets(model.conditioner.image_encoder(crops))
+        return {
+            "latent": F.mse_loss(estimate.latents, patchify(self.latents[id(self.train)][rows].to(device), self.patch)),
+            "yaw": F.cross_entropy(estimate.yaw_logits, yaw_targets(target("yaw"), model.readout.yaw_bins)),
+            "family": F.cross_entropy(model.family(estimate.features).float(), target("family")),
+            "extents": F.l1_loss(model.extents(estimate.features).float(), target("extents")),
+        }
+
+    def scene_terms(self, scenes: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
+        """What takes the whole picture: where objects are, how large, and the geometry around them."""
+        model, samples, device = self.model, self.train, self.model.box.weight.device
         rows = samples.rows(scenes)
 
         def target(name: str) -> Tensor:
             return torch.from_numpy(samples.objects[name][rows]).to(device)
 
-        batch = condition_batch(samples, scenes, rng, device)
-        cond = model.conditioner(*batch)
-        estimate = model.readout(cond, scenes=len(cond))
-        latents = patchify(self.latents[id(samples)][rows].to(device), self.patch)
+        cond = model.conditioner(*condition_batch(samples, scenes, rng, device))
+        position, log_size = model.readout.place(cond)
         local = model.readout.local_tokens
         half = (cond.shape[1] - 3 * local) // 2
         first = torch.from_numpy(np.cumsum(samples.counts[scenes]) - samples.counts[scenes]).to(device)
@@ -118,18 +155,13 @@ class EncoderStage:
         depth = torch.from_numpy(samples.scene["depth"][scenes]).to(device).flatten(1)
         known = torch.isfinite(depth)
         special = half - depth.shape[1]
+        camera = torch.from_numpy(samples.scene["camera"][scenes, :2]).to(device)
         return {
-            "latent": F.mse_loss(estimate.latents, latents),
-            "yaw": F.cross_entropy(estimate.yaw_logits, yaw_targets(target("yaw"), model.readout.yaw_bins)),
-            "family": F.cross_entropy(model.family(estimate.features).float(), target("family")),
-            "extents": F.l1_loss(model.extents(estimate.features).float(), target("extents")),
-            "position": F.smooth_l1_loss(estimate.position, target("position"), beta=0.1),
-            "size": F.smooth_l1_loss(estimate.log_size, target("log_size"), beta=0.1),
+            "position": F.smooth_l1_loss(position, target("position"), beta=0.1),
+            "size": F.smooth_l1_loss(log_size, target("log_size"), beta=0.1),
             "box": F.l1_loss(model.box(cond[:, local]).float(), target("box")),
             "depth": F.l1_loss(model.depth(geometry[:, special:]).float()[..., 0][known], depth[known]),
-            "camera": F.l1_loss(
-                model.camera(geometry[:, 0]).float(), torch.from_numpy(samples.scene["camera"][scenes, :2]).to(device)
-            ),
+            "camera": F.l1_loss(model.camera(geometry[:, 0]).float(), camera),
         }
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
@@ -147,11 +179,12 @@ class EncoderStage:
                 with torch.autocast(device.type, torch.bfloat16):
                     cond = model.conditioner(*condition_batch(self.held_out, scenes, None, device))
                     estimate = model.readout(cond, scenes=len(scenes))
-                    family = model.family(estimate.features)
+                    asset = model.readout.of_assets(cond[:, : model.readout.local_tokens])
+                    family = model.family(asset.features)
                 logits = self.vae.decoder(unpatchify(estimate.latents, self.patch, self.resolution))
                 grids = torch.from_numpy(self.held_out.occupancy(rows)).to(device)
                 results["iou"].append(voxel_iou(logits, grids))
-                turned = (yaw_from_logits(estimate.yaw_logits) - truth["yaw"])[truth["symmetry"] == 1]
+                turned = (yaw_from_logits(asset.yaw_logits) - truth["yaw"])[truth["symmetry"] == 1]
                 results["yaw"].append(torch.atan2(turned.sin(), turned.cos()).abs().rad2deg())
                 results["family"].append((family.argmax(-1) == truth["family"]).float())
                 if count > 1:

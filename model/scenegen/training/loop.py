@@ -167,7 +167,7 @@ def load_average(folder: Path, model: nn.Module) -> nn.Module:
 
 
 class Log:
-    """Loss and validation tables of a run, on disk, and their plot. Rows after ``start`` (a killed run's) are dropped."""
+    """Loss and validation tables of a run, on disk, and their plot. Rows after ``start`` (of a killed run) go."""
 
     def __init__(self, folder: Path, start: int) -> None:
         self.folder = folder

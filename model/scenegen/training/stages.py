@@ -14,6 +14,7 @@ from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.initialise import initialise_from_scratch
 from scenegen.generator.structure.readout import ConditionReadout
 from scenegen.training.encoders import EncoderPretraining, EncoderStage
+from scenegen.training.encoders import initialise_from_scratch as initialise_encoders
 from scenegen.training.loop import Schedule, Stage, load_average, run
 from scenegen.training.shards import Samples
 from scenegen.training.structure import StructureStage
@@ -98,4 +99,5 @@ def _vae(config: Config) -> StructureVAE:
 
 def _encoders(config: Config) -> EncoderPretraining:
     conditioner = Conditioner(ImageEncoder(config["image_encoder"]), VGGTAggregator(**config["geometry_encoder"]))
+    initialise_encoders(conditioner)
     return EncoderPretraining(conditioner, ConditionReadout(**config["flow"]["readout"]))

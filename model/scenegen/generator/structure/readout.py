@@ -19,23 +19,29 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class AssetEstimate:
+    """Regressed from the tokens of asset images alone, one row per asset.
+
+    latents [N, L, D]: structure latents in patchified token layout. yaw_logits [N, bins]: apparent yaw, relative to
+    the viewing ray. features [N, C]: what yaw is read from.
+    """
+
+    latents: Tensor
+    yaw_logits: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
 class ConditionEstimate:
     """Regressed from condition tokens, one row per asset.
 
     latents [N, L, D]: structure latents in patchified token layout.
     placements [N, 8]: relative to the first asset of each scene, as the position head's: translation, quaternion
     wxyz, scale.
-    yaw_logits [N, bins]: apparent yaw, relative to the viewing ray. position [N, 3]: centre in the heading frame
-    (x right, y forward, z up, origin at the camera), in camera heights. log_size [N]: of size over camera height.
-    features [N, C]: what yaw, size and family are read from.
     """
 
     latents: Tensor
     placements: Tensor
-    yaw_logits: Tensor
-    position: Tensor
-    log_size: Tensor
-    features: Tensor
 
 
 class ReadoutBlock(nn.Module):
@@ -104,35 +110,39 @@ class ConditionReadout(nn.Module):
 
         Rows of zeros (dropped conditions) give zero latents and the identity placement.
         """
-        n, local = cond.shape[0], self.local_tokens
         present = cond.abs().amax(dim=(1, 2)) > 0
-        context = self.context_norm(cond)
-        geometry = 3 * local
-        half = (cond.shape[1] - geometry) // 2
-        class_tokens = context[:, [0, local, geometry, geometry + half]].flatten(1)
-
-        shape = self.shape_queries.expand(n, -1, -1)
-        for block in self.shape_blocks:
-            shape = block(shape, context[:, :local])
-        latents = self.to_latents(shape).float() * present[:, None, None]
-
-        place = self.place_query + self.place_inputs(class_tokens)[:, None]
-        for block in self.place_blocks:
-            place = block(place, context)
-        features = self.to_features(context[:, 0])
-        yaw_logits = self.to_yaw(features).float()
-        values = self.to_place(place[:, 0]).float()
-        position, log_size = values[:, :3], values[:, 3]
-        placements = compose_placements(position, log_size, yaw_from_logits(yaw_logits), scenes)
+        asset = self.of_assets(cond[:, : self.local_tokens])
+        placements = compose_placements(*self.place(cond), yaw_from_logits(asset.yaw_logits), scenes)
         identity = placements.new_tensor([0, 0, 0, 1, 0, 0, 0, 1.0])
         return ConditionEstimate(
-            latents=latents,
+            latents=asset.latents * present[:, None, None],
             placements=torch.where(present[:, None], placements, identity),
-            yaw_logits=yaw_logits,
-            position=position,
-            log_size=log_size,
-            features=features,
         )
+
+    def of_assets(self, tokens: Tensor) -> AssetEstimate:
+        """What the tokens of asset images [N, local_tokens, C] tell."""
+        context = self.context_norm(tokens)
+        shape = self.shape_queries.expand(len(tokens), -1, -1)
+        for block in self.shape_blocks:
+            shape = block(shape, context)
+        features = self.to_features(context[:, 0])
+        return AssetEstimate(self.to_latents(shape).float(), self.to_yaw(features).float(), features)
+
+    def place(self, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """Position [N, 3] and log size [N] of the assets with condition tokens [N, T, C].
+
+        The position is the centre's in the heading frame (x right, y forward, z up, origin at the camera), the size
+        the longest extent; both are in camera heights above the objects' support.
+        """
+        local = self.local_tokens
+        half = (cond.shape[1] - 3 * local) // 2
+        context = self.context_norm(cond)
+        class_tokens = context[:, [0, local, 3 * local, 3 * local + half]].flatten(1)
+        x = self.place_query + self.place_inputs(class_tokens)[:, None]
+        for block in self.place_blocks:
+            x = block(x, context)
+        values = self.to_place(x[:, 0]).float()
+        return values[:, :3], values[:, 3]
 
 
 def yaw_from_logits(logits: Tensor) -> Tensor:
