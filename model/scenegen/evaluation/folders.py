@@ -1,0 +1,79 @@
+"""Any method's GLB scenes scored against true ones: two folders of files with the same names.
+
+Knows GLB scene graphs. The files hold scenes already moved into the query asset's frame (spec/evaluation.md, Input);
+only centring and scale are done here, which changes nothing for files that have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from scenegen.evaluation.scoring import SceneScore, evaluate_scene, mean_scores
+from scenegen.glb import T_YUP_ZUP
+from scenegen.scene import InvalidInput
+
+
+@dataclass(frozen=True)
+class FolderScores:
+    """scores: by file stem. errors: why a scene has no score, by stem; every true scene is in one of the two."""
+
+    scores: Mapping[str, SceneScore]
+    errors: Mapping[str, str]
+
+    def table(self) -> dict[str, float]:
+        """Mean figures, with how many scenes were scored and how many failed."""
+        means = mean_scores(list(self.scores.values())) if self.scores else {}
+        return {"scenes": len(self.scores), "errors": len(self.errors), **means}
+
+
+def evaluate_folders(generated: Path, truth: Path, *, on_scene: Callable[[str], None] | None = None) -> FolderScores:
+    """Score every ``*.glb`` of the truth's folder against the generated file of the same name.
+
+    on_scene is called with each stem when it is done. A missing or unreadable file or another number of objects is an
+    error of that scene. InvalidInput when the truth's folder holds no GLB.
+    """
+    stems = scene_stems(truth)
+    scores: dict[str, SceneScore] = {}
+    errors: dict[str, str] = {}
+    for stem in stems:
+        try:
+            scores[stem] = evaluate_scene(load_objects(generated / f"{stem}.glb"), load_objects(truth / f"{stem}.glb"))
+        except InvalidInput as error:
+            errors[stem] = str(error)
+        if on_scene:
+            on_scene(stem)
+    return FolderScores(scores, errors)
+
+
+def scene_stems(folder: Path) -> list[str]:
+    """Names of the folder's GLB files without their ending, sorted. InvalidInput when there is none."""
+    stems = sorted(path.stem for path in folder.glob("*.glb"))
+    if not stems:
+        raise InvalidInput(f"{folder} holds no .glb file: give the folder of the true scenes, one GLB for each")
+    return stems
+
+
+def load_objects(path: Path) -> list[trimesh.Trimesh]:
+    """Every geometry node of a GLB with its world transform applied, in the file's order, z-up.
+
+    InvalidInput naming the file when it is missing, damaged or holds no triangles.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"{path} is missing: every true scene needs a generated one of the same name")
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        meshes = []
+        for node in scene.graph.nodes_geometry:
+            T_world_node, geometry = scene.graph[node]
+            if isinstance(scene.geometry[geometry], trimesh.Trimesh):
+                meshes.append(scene.geometry[geometry].copy().apply_transform(T_YUP_ZUP.T @ T_world_node))
+    except Exception as error:  # trimesh raises whatever its parser met
+        raise InvalidInput(f"{path} is not a readable GLB ({error!r}): make it again") from error
+    if not meshes or not all(len(mesh.faces) and np.isfinite(mesh.vertices).all() for mesh in meshes):
+        raise InvalidInput(f"{path} holds an object without usable triangles: make it again")
+    return meshes
