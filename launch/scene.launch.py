@@ -137,7 +137,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace="",
         parameters=[
             value["params_file"],
-            {"server": server, "token_file": os.path.expanduser(value["token_file"])} | use_sim_time,
+            {"server": server, "token_file": value["token_file"]} | use_sim_time,
         ],
         remappings=remappings,
         output="screen",
