@@ -5,6 +5,7 @@ Plain rules over counters, on a steady clock in seconds; knows nothing about ROS
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Status:
 
 @dataclass
 class TopicMonitor:
-    """What was heard of one input. needed: whether views depend on it. qos_problem: why publishers cannot match."""
+    """What was heard of one input. needed: even if nobody publishes it. qos_problem: why publishers cannot match."""
 
     name: str
     needed: bool = True
@@ -46,21 +47,25 @@ class TopicMonitor:
     qos_problem: str = ""
     _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=256))
     _stamps_ns: deque[int] = field(default_factory=lambda: deque(maxlen=32))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def heard(self, stamp_ns: int, now_s: float) -> None:
         """Takes note of one message."""
-        self.count += 1
-        self._arrivals.append(now_s)
-        self._stamps_ns.append(stamp_ns)
+        with self._lock:
+            self.count += 1
+            self._arrivals.append(now_s)
+            self._stamps_ns.append(stamp_ns)
 
     def rate_hz(self, now_s: float) -> float:
         """Messages per second over the last few seconds."""
-        recent = [t for t in self._arrivals if now_s - t < _WINDOW_S]
+        with self._lock:
+            recent = [t for t in self._arrivals if now_s - t < _WINDOW_S]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
 
     def sent_hz(self) -> float:
         """The rate of the source, from the shortest step between stamps: losses only lengthen steps."""
-        stamps = sorted(set(self._stamps_ns))
+        with self._lock:
+            stamps = sorted(set(self._stamps_ns))
         step = min((b - a for a, b in zip(stamps, stamps[1:], strict=False)), default=0)
         return 1e9 / step if step else 0.0
 
@@ -81,7 +86,7 @@ class TopicMonitor:
         speaks = age is not None and age <= SILENT_S
         if self.qos_problem and not speaks:
             level, message = Level.ERROR, self.qos_problem
-        elif not speaks and not self.needed:
+        elif not speaks and not self.needed and publishers == 0:
             message = "not published, not needed"
         elif publishers == 0:
             level, message = Level.WARN, "nobody publishes it: start the publisher or remap the topic"

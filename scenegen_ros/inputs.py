@@ -12,7 +12,7 @@ from functools import partial
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
@@ -78,8 +78,9 @@ class Inputs:
         self._since_s = time.monotonic()
         self._group = MutuallyExclusiveCallbackGroup()
         self._tf_group = MutuallyExclusiveCallbackGroup()
-        self.monitors = {name: TopicMonitor(name) for name in ("image", "masks", "camera_info", "depth")}
-        self.monitors["depth"].needed = parameters.depth == "required"
+        self.monitors = {name: TopicMonitor(name) for name in ("image", "masks", "camera_info")}
+        if parameters.depth != "off":
+            self.monitors["depth"] = TopicMonitor("depth", needed=parameters.depth == "required")
         self.tf_problem = ""
         self._names: dict[str, list[str]] = {name: [] for name in self.monitors}
         self._subscriptions: list[Subscription] = []
@@ -118,7 +119,7 @@ class Inputs:
         resolved = self._node.resolve_topic_name(topic)
 
         def incompatible(event: QoSRequestedIncompatibleQoSInfo) -> None:
-            policy = event.last_policy_kind.name.lower()
+            policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
             monitor.qos_problem = (
                 f"a publisher of {resolved} offers a {policy} that this node's subscription cannot accept: set "
                 f"qos_overrides.{resolved}.subscription.{policy} to what it offers"

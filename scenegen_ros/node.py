@@ -12,7 +12,9 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, ShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.utilities import try_shutdown
@@ -140,6 +142,9 @@ def spin(node: SceneGenNode, executor: Executor) -> None:
             return
         except (KeyboardInterrupt, ExternalShutdownException, ShutdownException):
             return
+        except (InvalidHandle, _rclpy.RCLError) as error:
+            # rclpy 7.1 lets these out when something is destroyed while the executor looks at it.
+            node.get_logger().debug(str(error))
         except Exception:
             node.get_logger().error(traceback.format_exc())
 

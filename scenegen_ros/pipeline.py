@@ -41,7 +41,9 @@ class Pipeline:
         self._client = SceneClient(address, _token(parameters.token_file))
         self._store = SceneStore(parameters.output_dir)
         self._transforms = TransformBuffer()
-        self._collector = ViewCollector(parameters, decode_set, self._lookup, self._notice)
+        self._collector = ViewCollector(
+            parameters, decode_set, self._lookup, self._notice, lambda: self._transforms.clear()
+        )
         self._publisher = ScenePublisher(node, self._notice)
         self._generations = Generations(
             node, self._collector, self._client, self._store, self._publisher, self.waiting_for

@@ -15,7 +15,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import PublisherEventCallbacks, QoSOfferedIncompatibleQoSInfo
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_policy_name_from_kind
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
@@ -39,9 +39,10 @@ class ScenePublisher:
 
         def publisher(message_type: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
             def incompatible(event: QoSOfferedIncompatibleQoSInfo) -> None:
+                policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
                 on_qos_problem(
-                    f"a subscriber of {topic} asks for a QoS that cannot match ({event.last_policy_kind.name}): "
-                    "subscribe reliable, volatile or transient local"
+                    f"a subscriber of {topic} asks for a {policy} that cannot match: subscribe reliable, volatile or "
+                    "transient local"
                 )
 
             return node.create_lifecycle_publisher(

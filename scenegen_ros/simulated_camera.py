@@ -24,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from scenegen.images import read_views
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
@@ -104,8 +105,6 @@ class SimulatedCamera(Node):
 
     def _source(self) -> Iterator[View]:
         if self._folder:
-            from scenegen.images import read_views
-
             return iter(read_views(self._folder))
         return orbit(make_scene(self._seed), self._views, self._size, self._noise)
 

@@ -1,7 +1,7 @@
 """A node under test, a camera that does as it is told, and ears: what the ROS tests share.
 
-The generation server is a real one on a unix socket with serving.StubGenerator for a model: what is under test here is
-the node. Every wait ends with what it waits for.
+The generation server is a real one on a unix socket with serving.StubGenerator for a model: what is under test is the
+node. Every wait ends with what it waits for.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from scenegen_ros import diagnostics, node
 from scenegen_ros.action import GenerateScene
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
 from scenegen_ros.msg import Scene
@@ -37,19 +38,23 @@ from scenegen_ros.node import SceneGenNode, spin
 from scenegen_ros.scene_messages import time_message
 from scenegen_ros.srv import Capture, Clear
 
-WAIT_S = 20.0
+# What a person reads once a second, a test need not wait for.
+node._DIAGNOSTICS_S = 0.2
+diagnostics.SILENT_S = 0.7
+
+WAIT_S = 60.0
 SIZE = (48, 64)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-def wait_for(done: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
+def wait_for(done: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = WAIT_S) -> Any:
     """What done() returns once it is true; fails naming `what`."""
     deadline = time.monotonic() + timeout_s
     tick = threading.Event()
     while not (result := done()):
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:g} s in vain for {what}")
+            pytest.fail(f"waited {timeout_s:g} s in vain for {what() if callable(what) else what}")
         tick.wait(0.01)
     return result
 
@@ -81,7 +86,7 @@ def boxes(ids: tuple[int, ...] = (1, 2)) -> np.ndarray:
 
 
 class Camera(Node):
-    """Publishes self.shot at 20 Hz, on stamps of its own that go on by 50 ms."""
+    """Publishes self.shot at 10 Hz, on stamps of its own that go on by 100 ms."""
 
     def __init__(self, context: Context, masks_qos: QoSProfile, depth: bool) -> None:
         super().__init__("camera", context=context)
@@ -97,14 +102,14 @@ class Camera(Node):
         if depth:
             self.outputs["depth"] = self.create_publisher(Image, "depth", BEST_EFFORT)
         self.tf = self.create_publisher(TFMessage, "/tf", 100)
-        self.create_timer(0.05, self.tick)
+        self.create_timer(0.1, self.tick)
 
     def tick(self) -> None:
         """One frame."""
         if self.paused:
             return
         shot = self.shot
-        self.stamp_ns += 50_000_000
+        self.stamp_ns += 100_000_000
         if "tf" in shot.topics:
             transform = TransformStamped(child_frame_id="camera_optical_frame")
             transform.header.frame_id = "map"
@@ -134,6 +139,7 @@ class Ears(Node):
         self.frames: dict[str, TransformStamped] = {}
         self.diagnostics: dict[str, str] = {}
         self.levels: dict[str, int] = {}
+        self.values: dict[str, dict[str, str]] = {}
         self.feedback: list[GenerateScene.Feedback] = []
         self.create_subscription(Scene, "scenegen/scene", self.scenes.append, LATCHED)
         self.create_subscription(MarkerArray, "scenegen/markers", self.markers.append, LATCHED)
@@ -149,21 +155,24 @@ class Ears(Node):
             self.frames[transform.child_frame_id] = transform
 
     def _hear_diagnostics(self, message: DiagnosticArray) -> None:
-        self.levels = {s.name.removeprefix("scenegen: "): s.level[0] for s in message.status}
-        self.diagnostics = {s.name.removeprefix("scenegen: "): s.message for s in message.status}
+        named = {s.name.removeprefix("scenegen: "): s for s in message.status}
+        self.values = {name: {v.key: v.value for v in s.values} for name, s in named.items()}
+        self.levels = {name: s.level[0] for name, s in named.items()}
+        self.diagnostics = {name: s.message for name, s in named.items()}
 
     def says(self, *words: str) -> None:
         """Waits until the first status of /diagnostics holds all the words."""
         wait_for(
             lambda: all(word in self.diagnostics.get("node", "") for word in words),
-            lambda_text(f"/diagnostics to say {words}; it says ", lambda: self.diagnostics),
+            lambda: f"/diagnostics to say {words}; it says {self.diagnostics}",
         )
 
     def call(self, client: Any, request: Any) -> Any:
         """A service's answer."""
         assert client.wait_for_service(timeout_sec=WAIT_S)
         future = client.call_async(request)
-        return wait_for(future.result, f"an answer from {client.srv_name}") if not future.done() else future.result()
+        wait_for(future.done, f"an answer from {client.srv_name}")
+        return future.result()
 
     def send(self, **goal: Any) -> Any:
         """The handle of an accepted goal."""
@@ -187,18 +196,6 @@ class Ears(Node):
         return self.result(handle).result
 
 
-class lambda_text:  # noqa: N801
-    """Text that is made when it is read, so that a failure shows what was there in the end."""
-
-    def __init__(self, text: str, value: Callable[[], Any]) -> None:
-        self.text, self.value = text, value
-
-    def __str__(self) -> str:
-        return f"{self.text}{self.value()}"
-
-    __format__ = lambda self, spec: str(self)  # noqa: E731
-
-
 @dataclass
 class Rig:
     """Node, camera and ears of one test."""
@@ -216,35 +213,35 @@ def rig(
     *,
     active: bool = True,
     masks_qos: QoSProfile = BEST_EFFORT,
-    depth: bool = True,
+    with_depth: bool = True,
     **parameters: Any,
 ) -> Iterator[Rig]:
     """An active node that listens to a camera; parameters override the node's."""
     values = {"server": server, "output_dir": str(output_dir), "view_timeout_s": 10.0} | parameters
-    node = SceneGenNode(
+    made = SceneGenNode(
         context=context, parameter_overrides=[Parameter(name.replace("__", "."), value=v) for name, v in values.items()]
     )
-    camera, ears = Camera(context, masks_qos, depth), Ears(context)
+    camera, ears = Camera(context, masks_qos, with_depth), Ears(context)
     spinners = []
     for executor, nodes in (
-        (MultiThreadedExecutor(num_threads=4, context=context), (node,)),
+        (MultiThreadedExecutor(num_threads=4, context=context), (made,)),
         (SingleThreadedExecutor(context=context), (camera, ears)),
     ):
         for one in nodes:
             executor.add_node(one)
-        thread = threading.Thread(target=spin, args=(node, executor), daemon=True)
+        thread = threading.Thread(target=spin, args=(made, executor), daemon=True)
         thread.start()
         spinners.append((executor, thread))
     try:
         if active:
-            assert node.trigger_configure() == rclpy.lifecycle.TransitionCallbackReturn.SUCCESS, node.fault
-            assert node.trigger_activate() == rclpy.lifecycle.TransitionCallbackReturn.SUCCESS, node.fault
-        yield Rig(node, camera, ears)
+            assert made.trigger_configure() == rclpy.lifecycle.TransitionCallbackReturn.SUCCESS, made.fault
+            assert made.trigger_activate() == rclpy.lifecycle.TransitionCallbackReturn.SUCCESS, made.fault
+        yield Rig(made, camera, ears)
     finally:
         camera.paused = True
-        node.close()
+        made.close()
         for executor, thread in spinners:
             executor.shutdown()
             thread.join(WAIT_S)
-        for one in (node, camera, ears):
+        for one in (made, camera, ears):
             one.destroy_node()

@@ -29,7 +29,10 @@ class Bench:
         self.masks = np.ones((2, 2), np.int32)
         self.failure = ""
         self.notices: list[str] = []
-        self.collector = ViewCollector(Parameters(**parameters), self.decode, self.lookup, self.notices.append)
+        self.jumps: list[int] = []
+        self.collector = ViewCollector(
+            Parameters(**parameters), self.decode, self.lookup, self.notices.append, lambda: self.jumps.append(1)
+        )
 
     def decode(self, messages: MessageSet) -> View:
         self.decoded.append(messages.stamp_ns)
@@ -168,6 +171,7 @@ def test_stamps_that_run_backwards_clear_everything_and_say_so() -> None:
     assert bench.collector.count == 3
     bench.frame(5 * FRAME_NS, 3.0)
     assert bench.kept_x == [3.0]
+    assert bench.jumps == [1]
     assert bench.collector.lost["time ran backwards"] >= 1
     assert any("jumped back by 99.6 s: dropped 3 views" in notice for notice in bench.notices)
 

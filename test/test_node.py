@@ -1,0 +1,363 @@
+"""The node over real topics: what goes in, what comes out, what cancels it and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+import trimesh
+from action_msgs.msg import GoalStatus
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_helpers import SIZE, Rig, boxes, rig, wait_for
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CompressedImage
+from serving import StubGenerator, running, view
+from visualization_msgs.msg import Marker
+
+from scenegen.client import SceneClient
+from scenegen.scene import Asset, PlacedObject, Scene, View
+from scenegen_ros import generation
+from scenegen_ros.conversions import camera_info_message, image_message
+from scenegen_ros.srv import Capture, Clear
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+
+
+def fast_place(scene: Scene, views: list[View]) -> tuple[PlacedObject, ...]:
+    """In place of place_scene where placing is not what is tested: object i stands at x = i m."""
+
+    def placed(asset: Asset) -> PlacedObject:
+        T = np.eye(4)
+        T[0, 3] = asset.id
+        size_m = asset.mesh.extents * 0.5
+        return PlacedObject(asset.id, asset.label, asset, T, 0.5, size_m, np.eye(6), 0.9, 0.01, True)
+
+    return tuple(placed(asset) for asset in scene.assets)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "place_scene", fast_place)
+
+
+def local(uri: str) -> Path:
+    return Path(urlparse(uri).path)
+
+
+def matrix(pose: Any) -> np.ndarray:
+    p, q = pose.position, pose.orientation
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+    T[:3, 3] = p.x, p.y, p.z
+    return T
+
+
+def test_a_goal_gives_a_scene_on_every_topic(ros_context: rclpy.Context, tmp_path: Path) -> None:
+    with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        result = r.ears.generate(seed=3)
+        assert result.success, result.message
+        scene = result.scene
+        (heard,) = wait_for(lambda: r.ears.scenes, "~/scene")
+        assert heard == scene or heard.id == scene.id  # NaN makes messages unequal
+        assert scene.header.frame_id == "map"
+        assert 1_000_000_000_000 < scene.header.stamp.sec * 10**9 + scene.header.stamp.nanosec <= r.camera.stamp_ns
+        assert [o.id for o in scene.objects] == [1, 2] and all(o.metric for o in scene.objects)
+        assert np.linalg.norm(matrix(scene.objects[0].pose.pose)[:3, 3] - [-0.3, 0, 0.8]) < 0.2
+
+        stored = local(scene.uri).parent
+        assert stored.name == scene.id
+        assert json.loads((stored / "scene.json").read_text())["frame_id"] == "map"
+
+        (markers,) = wait_for(lambda: r.ears.markers, "~/markers")
+        first, *meshes = markers.markers
+        assert first.action == Marker.DELETEALL and [m.id for m in meshes] == [1, 2]
+        for marker, placed in zip(meshes, scene.objects, strict=True):
+            assert marker.type == Marker.MESH_RESOURCE and marker.header == scene.header
+            assert marker.mesh_resource == placed.mesh_uri and marker.color.a == 1.0
+            # What RViz draws: the file as it is, scaled and posed. It must be the z-up asset at the object's pose.
+            file = trimesh.load_scene(local(placed.mesh_uri)).to_mesh()
+            drawn = matrix(marker.pose)[:3, :3] @ (marker.scale.x * file.vertices.T)
+            asset = trimesh.creation.box((1.0, 0.5, 0.1 + 0.01 * placed.id))
+            true = matrix(placed.pose.pose)[:3, :3] @ (placed.scale * asset.vertices.T)
+            np.testing.assert_allclose(np.sort(drawn, axis=1), np.sort(true, axis=1), atol=1e-6)
+
+        (detections,) = wait_for(lambda: r.ears.detections, "~/detections")
+        for detection, placed in zip(detections.detections, scene.objects, strict=True):
+            assert detection.id == str(placed.id) and detection.bbox.size == placed.size
+            np.testing.assert_allclose(matrix(detection.bbox.center), matrix(placed.pose.pose), atol=1e-9)
+        frame = wait_for(lambda: r.ears.frames.get("scenegen/2"), "TF of object 2")
+        assert frame.header.frame_id == "map"
+        assert frame.transform.translation.x == pytest.approx(scene.objects[1].pose.pose.position.x)
+
+        stages = [f.stage for f in r.ears.feedback]
+        assert "placing" in stages and "saving" in stages
+        progress = [f.progress for f in r.ears.feedback]
+        assert progress == sorted(progress) and 0 <= progress[0] and progress[-1] <= 1
+        assert list(r.ears.feedback[-1].ready) == [1, 2]
+
+
+def test_stale_objects_go_when_the_next_scene_lacks_them(
+    ros_context: rclpy.Context, tmp_path: Path, quick: None
+) -> None:
+    with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        first = r.ears.generate()
+        wait_for(lambda: "scenegen/2" in r.ears.frames, "TF of object 2")
+        second = r.ears.generate(ids=[1])
+        assert first.success and second.success and first.scene.id != second.scene.id
+        wait_for(lambda: len(r.ears.markers) == 2, "the second markers")
+        assert [(m.action, m.id) for m in r.ears.markers[1].markers] == [(Marker.DELETEALL, 0), (Marker.ADD, 1)]
+        assert first.scene.objects[0].mesh_uri != second.scene.objects[0].mesh_uri
+        r.ears.frames.clear()
+        wait_for(lambda: "scenegen/1" in r.ears.frames, "TF of object 1")
+        assert "scenegen/2" not in r.ears.frames
+
+
+def test_a_restarted_node_announces_the_newest_scene_it_can_read(
+    ros_context: rclpy.Context, tmp_path: Path, quick: None
+) -> None:
+    with running(StubGenerator(), tmp_path / "s") as server:
+        with rig(ros_context, server, tmp_path / "scenes") as r:
+            good, damaged = r.ears.generate(ids=[1]).scene, r.ears.generate(ids=[2]).scene
+        (local(damaged.objects[0].mesh_uri)).write_bytes(b"glTF")
+        with rig(ros_context, server, tmp_path / "scenes") as r:
+            (heard,) = wait_for(lambda: r.ears.scenes, "~/scene")
+            assert heard == good
+            assert wait_for(lambda: r.ears.markers, "~/markers")[0].markers[1].mesh_resource == good.objects[0].mesh_uri
+
+
+def entities(node: Any) -> list[int]:
+    return [
+        len(list(kind)) for kind in (node.subscriptions, node.publishers, node.timers, node.services, node.waitables)
+    ]
+
+
+def test_transitions_leave_nothing_behind(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", active=False) as r,
+    ):
+        unconfigured = entities(r.node)
+        r.ears.says("unconfigured", "configure")
+        for _ in range(2):
+            assert r.node.trigger_configure() == SUCCESS
+            inactive = entities(r.node)
+            assert not r.ears.send().accepted
+            answer = r.ears.call(r.ears.capture, Capture.Request())
+            assert not answer.success and "activate" in answer.message
+            assert r.node.trigger_activate() == SUCCESS
+            assert r.ears.generate().success
+            assert r.node.trigger_deactivate() == SUCCESS
+            assert entities(r.node) == inactive
+            assert r.node.trigger_activate() == SUCCESS
+            assert r.ears.generate().success
+            assert r.node.trigger_deactivate() == SUCCESS
+            assert r.node.trigger_cleanup() == SUCCESS
+            assert entities(r.node) == unconfigured
+            assert not {t.name for t in threading.enumerate() if t.name.startswith("scenegen")}
+
+
+def test_deactivating_ends_a_running_goal_with_the_reason(ros_context: rclpy.Context, tmp_path: Path) -> None:
+    stub = StubGenerator(steps=5)
+    with running(stub, tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        handle = r.ears.send()
+        assert stub.started.acquire(timeout=60)
+        assert r.node.trigger_deactivate() == SUCCESS
+        answer = r.ears.result(handle)
+        assert answer.status == GoalStatus.STATUS_ABORTED and "cancelled" in answer.result.message
+        stub.step.release(10)
+
+
+def cancel(r: Rig, handle: Any) -> Any:
+    future = handle.cancel_goal_async()
+    wait_for(future.done, "the cancel to be answered")
+    assert future.result().goals_canceling
+    answer = r.ears.result(handle)
+    assert answer.status == GoalStatus.STATUS_CANCELED and not answer.result.success
+    return answer.result
+
+
+def test_cancel_while_waiting_for_views_queued_generating_and_placing(
+    ros_context: rclpy.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = StubGenerator(steps=3)
+    with running(stub, tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        r.camera.paused = True
+        handle = r.ears.send()
+        wait_for(lambda: any("waiting for views" in f.stage for f in r.ears.feedback), "feedback")
+        assert "waiting for views" in cancel(r, handle).message
+        r.camera.paused = False
+
+        other = threading.Thread(target=SceneClient(server).generate, args=([view()],))
+        other.start()
+        assert stub.started.acquire(timeout=60)
+        handle = r.ears.send()
+        wait_for(lambda: any("queue" in f.stage for f in r.ears.feedback), "the stage queued")
+        cancel(r, handle)
+        stub.step.release(3)
+        other.join()
+        assert stub.ended.acquire(timeout=60)
+
+        handle = r.ears.send()
+        assert stub.started.acquire(timeout=60)
+        r.ears.says("generating")
+        assert r.ears.call(r.ears.capture, Capture.Request()).success  # nothing blocks meanwhile
+        busy = r.ears.generate()
+        assert not busy.success and "another generation is running" in busy.message
+        cancel(r, handle)
+        stub.step.release(3)
+        assert stub.ended.acquire(timeout=60)
+        assert stub.was_cancelled
+
+        placing, go_on = threading.Event(), threading.Event()
+
+        def slow_place(scene: Scene, views: list[View]) -> tuple[PlacedObject, ...]:
+            placing.set()
+            assert go_on.wait(60)
+            return fast_place(scene, views)
+
+        monkeypatch.setattr(generation, "place_scene", slow_place)
+        stub.step = threading.Semaphore(100)
+        handle = r.ears.send()
+        assert placing.wait(60)
+        future = handle.cancel_goal_async()
+        wait_for(future.done, "the cancel to be answered")
+        go_on.set()
+        assert r.ears.result(handle).status == GoalStatus.STATUS_CANCELED
+        assert not r.ears.scenes and not (tmp_path / "scenes").exists()
+
+        assert r.ears.generate().success
+
+
+def test_auto_generate_starts_again_only_on_new_views(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
+    parameters = {"auto_generate": True, "views_to_start": 2, "seed": 9}
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", **parameters) as r,
+    ):
+        r.ears.says("waiting for 1 new views")
+        assert not r.ears.scenes
+        r.camera.shot.x_m = 1.0
+        wait_for(lambda: len(r.ears.scenes) == 1, "the first scene")
+        r.ears.says("waiting for 2 new views")
+        r.camera.shot.x_m = 2.0
+        r.ears.says("waiting for 1 new views")
+        assert len(r.ears.scenes) == 1
+        r.camera.shot.x_m = 3.0
+        wait_for(lambda: len(r.ears.scenes) == 2, "the second scene")
+
+
+def test_capture_and_clear(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
+    with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        r.ears.says("ready")
+        answer = r.ears.call(r.ears.capture, Capture.Request())
+        assert (answer.success, answer.views) == (True, 2), answer.message
+        r.camera.paused = True
+        answer = r.ears.call(r.ears.clear, Clear.Request())
+        assert (answer.success, answer.views) == (True, 2)
+        answer = r.ears.call(r.ears.capture, Capture.Request())
+        assert not answer.success and "no usable set" in answer.message
+        r.camera.paused = False
+        assert r.ears.generate(views=1).success
+
+
+def test_a_goal_that_cannot_be_met_says_why(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", view_timeout_s=0.5) as r,
+    ):
+        for goal, words in (
+            ({"views": 2}, ("only 1 of 2 views", "has not moved")),
+            ({"ids": [7]}, ("only 0 of 1 views that see ids [7]",)),
+            ({"ids": [0]}, ("must be positive",)),
+            ({"views": 9}, ("at most 8", "max_views")),
+        ):
+            result = r.ears.generate(**goal)
+            assert not result.success and all(word in result.message for word in words), result.message
+            r.ears.says("the last one failed", words[0])
+        assert r.ears.generate(ids=[2]).scene.objects[0].id == 2
+
+
+def test_other_kinds_of_input(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
+    """JPEG instead of raw images, colours as masks, millimetres as depth."""
+    with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        colours = np.zeros((*SIZE, 3), np.uint8)
+        colours[10:30, 10:30] = 0, 1, 4
+        shot = r.camera.shot
+        shot.topics = {"compressed", "masks", "camera_info", "depth", "tf"}
+        shot.compressed = CompressedImage(format="jpeg", data=cv2.imencode(".jpg", colours)[1].tobytes())
+        shot.masks = image_message(colours, "rgb8")
+        shot.depth = image_message(np.full(SIZE, 800, np.uint16), "16UC1")
+        r.ears.call(r.ears.clear, Clear.Request())
+        wait_for(lambda: r.ears.generate().scene.query == 0x000104, "a scene of the new shot")
+
+
+@pytest.mark.parametrize("lacking", ["depth", "calibration"])
+def test_without_scale_nothing_is_called_metric(ros_context: rclpy.Context, tmp_path: Path, lacking: str) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", with_depth=lacking != "depth") as r,
+    ):
+        if lacking == "calibration":
+            r.camera.shot.camera_info = camera_info_message(None, SIZE)
+        r.ears.call(r.ears.clear, Clear.Request())
+        result = r.ears.generate()
+        assert result.success, result.message
+        assert result.scene.header.frame_id == "camera_optical_frame"
+        assert not any(o.metric for o in result.scene.objects)
+        wait_for(lambda: r.ears.markers, "~/markers")
+        assert all(m.color.a == 0.5 for m in r.ears.markers[-1].markers[1:])
+        assert not wait_for(lambda: r.ears.detections, "~/detections")[-1].detections
+        assert "scenegen/1" not in r.ears.frames
+
+
+def test_without_a_fixed_frame_no_tf_is_needed(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", fixed_frame="") as r,
+    ):
+        r.camera.shot.topics.discard("tf")
+        r.camera.shot.masks = image_message(boxes((5,)), "mono8")
+        wait_for(lambda: [o.id for o in r.ears.generate().scene.objects] == [5], "the newest view")
+        assert r.ears.scenes[-1].header.frame_id == "camera_optical_frame"
+        wait_for(lambda: r.ears.frames.get("scenegen/5"), "TF in the camera's frame")
+
+
+def test_parameters_are_live_fixed_or_refused(ros_context: rclpy.Context, tmp_path: Path) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", min_translation_m=100.0) as r,
+    ):
+        r.ears.says("ready")
+        (live,) = r.node.set_parameters([Parameter("min_translation_m", value=0.2)])
+        assert live.successful
+        r.camera.shot.x_m = 1.0
+        wait_for(lambda: "2 kept" in r.ears.diagnostics["views"], "a second view")
+        (fixed,) = r.node.set_parameters([Parameter("server", value="unix:/tmp/x")])
+        (wrong,) = r.node.set_parameters([Parameter("max_views", value=1000)])
+        assert not fixed.successful and not wrong.successful and "range" in wrong.reason
+
+
+@pytest.mark.parametrize(
+    "parameters,words",
+    [
+        ({"depth": "maybe"}, "parameter depth is 'maybe', it must be one of: auto, required, off"),
+        ({"token_file": "/nowhere/token"}, "token_file /nowhere/token cannot be read"),
+        ({"server_address": "ftp://x"}, "'ftp://x' is not a server address"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused_with_the_reason(
+    ros_context: rclpy.Context, tmp_path: Path, parameters: dict[str, Any], words: str
+) -> None:
+    server = parameters.pop("server_address", f"unix:{tmp_path / 's'}")
+    with rig(ros_context, server, tmp_path / "scenes", active=False, **parameters) as r:
+        assert r.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert words in r.node.fault
+        r.ears.says("unconfigured", words)
