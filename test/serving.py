@@ -6,6 +6,7 @@ The stub stands for the model only where the behaviour under test is the transpo
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,9 @@ import trimesh
 import uvicorn
 
 from scenegen.scene import Asset, Cancelled, InvalidInput, Placement, Progress, Scene, View
-from scenegen.server import Limits, create_app
+from scenegen.server import Limits, SceneGenerator, create_app
 
-WAIT_S = 20.0
+WAIT_S = 100.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 
 
@@ -109,7 +110,7 @@ def running(
     *,
     token: str | None = None,
     limits: Limits | None = None,
-    load: Callable[[], StubGenerator] | None = None,
+    load: Callable[[], SceneGenerator] | None = None,
 ) -> Iterator[str]:
     """A real uvicorn over a real unix socket, in a thread; yields the address once loading is over."""
     app = create_app(load or (lambda: generator), token=token, limits=limits)
@@ -131,9 +132,7 @@ def running(
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Return as soon as the condition holds; fail when it does not within WAIT_S."""
-    tick = threading.Event()
-    for _ in range(int(WAIT_S / 0.01)):
-        if condition():
-            return
+    tick, deadline = threading.Event(), time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
         tick.wait(0.01)
-    raise AssertionError("what the test waits for did not happen")

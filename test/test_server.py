@@ -270,23 +270,31 @@ def wait_ready(address: str, process: subprocess.Popen[bytes], **options: str) -
     wait_until(is_ready)
 
 
-def test_sigterm_in_the_middle_of_a_job_stops_cleanly_and_a_killed_servers_socket_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_a_job_stops_cleanly(tmp_path: Path, stop: signal.Signals) -> None:
     path = tmp_path / "s"
-    address = f"unix:{path}"
-    killed = start_server(address)
-    wait_ready(address, killed)
+    process = start_server(f"unix:{path}", steps=1)
+    wait_ready(f"unix:{path}", process)
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(InvalidInput, match="another server listens"):
-        serve(StubGenerator, address)
-    killed.kill()
-    killed.wait(WAIT_S)
-    assert path.is_socket(), "left behind"
-
-    process = start_server(address, steps=1)
-    wait_ready(address, process)
-    with http(address) as client, open_stream(client) as response:
-        process.send_signal(signal.SIGTERM)
+    with http(f"unix:{path}") as client, open_stream(client) as response:
+        process.send_signal(stop)
         (failure,) = EventReader().feed(response.read())
         assert isinstance(failure, Failure) and failure.kind == "ServerStopping"
-    assert process.wait(WAIT_S + 10) == 0
+    assert process.wait(WAIT_S) == 0
     assert not path.exists()
+
+
+def test_a_socket_in_use_is_kept_and_a_dead_servers_socket_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(InvalidInput, match="another server listens"):
+            serve(StubGenerator, f"unix:{path}")
+        assert path.is_socket()
+    assert path.is_socket(), "as a server leaves it that was killed"
+    process = start_server(f"unix:{path}")
+    wait_ready(f"unix:{path}", process)
+    process.kill()
+    process.wait()

@@ -96,7 +96,7 @@ class SceneClient:
         self._base_url = "http://server" if self._address.scheme == "unix" else str(self._address)
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._timeout = httpx.Timeout(silence_s, connect=connect_s)
-        self._verify = _tls_context(ca_file)
+        self._tls = _tls_context(self._address, ca_file)
         self._closed = threading.Event()
 
     def ready(self) -> Readiness:
@@ -172,7 +172,7 @@ class SceneClient:
 
     def _http(self) -> httpx.AsyncClient:
         uds = self._address.path if self._address.scheme == "unix" else None
-        transport = httpx.AsyncHTTPTransport(uds=uds, verify=self._verify)
+        transport = httpx.AsyncHTTPTransport(uds=uds, verify=self._tls)
         # trust_env off: a proxy set for web browsing must not come between a robot and its server.
         return httpx.AsyncClient(
             transport=transport,
@@ -220,8 +220,8 @@ class SceneClient:
 
     def _lost(self, why: object) -> ConnectionLost:
         return ConnectionLost(
-            f"the connection to {self._address} broke during the generation ({str(why) or type(why).__name__}): the server "
-            "stopped or the network failed; look at the server's log and send the request again"
+            f"the connection to {self._address} broke during the generation ({str(why) or type(why).__name__}): the "
+            "server stopped or the network failed; look at the server's log and send the request again"
         )
 
     def _refusal(self, response: httpx.Response) -> Exception:
@@ -277,9 +277,12 @@ async def _chunks(frames: Sequence[bytes]) -> AsyncIterator[bytes]:
             yield frame[start : start + _CHUNK]
 
 
-def _tls_context(ca_file: str | None) -> ssl.SSLContext | bool:
+def _tls_context(address: Address, ca_file: str | None) -> ssl.SSLContext:
+    """Made once: reading every public authority takes longer than a request on a unix socket, which needs none."""
+    if address.scheme != "https":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca_file is None:
-        return True
+        return httpx.create_ssl_context(trust_env=False)
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
