@@ -37,9 +37,7 @@ def draw_masks(view: View) -> Picture:
     """The image, darkened, with every instance in a colour of its own: uint8 [H, W, 3]."""
     drawn = view.image.astype(np.float32) * 0.35
     for index, instance in enumerate(view.instance_ids):
-        hue = np.array([[[(index * 67) % 180, 200, 255]]], np.uint8)  # hues far apart for neighbours in the list
-        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
-        drawn[view.masks == instance] = 0.4 * view.image[view.masks == instance] + 0.6 * colour
+        drawn[view.masks == instance] = 0.4 * view.image[view.masks == instance] + 0.6 * _colour(index)
     return drawn.astype(np.uint8)
 
 
@@ -49,9 +47,33 @@ def draw_objects(view: View, placed: Sequence[PlacedObject]) -> Picture:
     As in place_scene: objects that are not metric stand in the camera's frame, and without intrinsics the horizontal
     field of view is taken to be 50 degrees.
     """
+    return _render(view, placed)[0]
+
+
+def draw_outlines(view: View, placed: Sequence[PlacedObject], picture: Picture) -> Picture:
+    """Where the view's camera sees the edges of placed objects, drawn on a picture of it: uint8 [H, W, 3].
+
+    A line for each object on a dark rim, in the colour that draw_masks gives its id.
+    """
+    instances = _render(view, placed)[1]
+    drawn = picture.copy()
+    outlines = [
+        cv2.findContours((instances == i + 1).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        for i in range(len(placed))
+    ]
+    for outline in outlines:
+        cv2.drawContours(drawn, outline, -1, (0, 0, 0), 4, cv2.LINE_AA)
+    for o, outline in zip(placed, outlines, strict=True):
+        colour = _colour(int(np.searchsorted(view.instance_ids, o.id)))
+        cv2.drawContours(drawn, outline, -1, colour.tolist(), 2, cv2.LINE_AA)
+    return drawn
+
+
+def _render(view: View, placed: Sequence[PlacedObject]) -> tuple[Picture, NDArray[np.int32]]:
+    """Picture uint8 [H, W, 3] and instances int32 [H, W], index in placed + 1, 0 where nothing is."""
     height, width = view.masks.shape
     if not placed:
-        return np.full((height, width, 3), 255, np.uint8)
+        return np.full((height, width, 3), 255, np.uint8), np.zeros((height, width), np.int32)
     camera = Camera.pinhole(width, height, width / 2 / np.tan(FIELD_OF_VIEW / 2))
     if view.intrinsics is not None:
         camera = Camera(width, height, view.intrinsics)
@@ -63,8 +85,21 @@ def draw_objects(view: View, placed: Sequence[PlacedObject]) -> Picture:
         T[:3, :3] *= o.scale_m
         poses.append(T)
     renderer = Renderer([Surface.from_mesh(o.asset.mesh) for o in placed], poses)
-    picture, _, _ = renderer.render(camera, T_frame_camera)
-    return picture
+    picture, _, instances = renderer.render(camera, T_frame_camera)
+    return picture, instances
+
+
+def _colour(index: int) -> NDArray[np.float32]:
+    """float32 [3] RGB 0..255 of the index-th object: hues far apart for neighbours."""
+    hue = np.array([[[(index * 67) % 180, 200, 255]]], np.uint8)
+    return cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
+
+
+def rows(pictures: Sequence[Picture]) -> Picture:
+    """Pictures uint8 [h, w, 3] one under the other, filled up with white on the right."""
+    width = max(picture.shape[1] for picture in pictures)
+    filled = [np.pad(p, ((0, _GAP), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
+    return np.concatenate(filled)[:-_GAP]
 
 
 def side_by_side(panels: Sequence[tuple[str, Picture]]) -> Picture:
