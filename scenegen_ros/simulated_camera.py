@@ -71,8 +71,9 @@ def orbit(scene: SyntheticScene, views: int, size: tuple[int, int], depth_noise:
 class SimulatedCamera(Node):
     """Publishes image, masks, depth, camera_info and /tf over and over, at rate_hz."""
 
-    def __init__(self) -> None:
-        super().__init__("simulated_camera")
+    def __init__(self, **kwargs: Any) -> None:
+        """kwargs: as rclpy.node.Node takes them. InvalidInput when the folder cannot be played."""
+        super().__init__("simulated_camera", **kwargs)
         parameter = self._parameter
         self._folder: str = parameter("folder", "", "Recorded folder to play (image*, masks*, ...). Empty: synthetic.")
         self._seed: int = parameter("seed", 1, "Synthetic scene.")
