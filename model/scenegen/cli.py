@@ -1,4 +1,4 @@
-"""The `scenegen` command: generate, serve, synthesize, train.
+"""The `scenegen` command: generate, serve, synthesize, train, evaluate, benchmark.
 
 Reads arguments and reports results; the work is done elsewhere, and torch is loaded only by the commands that need it.
 """
@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from scenegen import __version__
 from scenegen.client import GenerationFailed, SceneClient, ServerError
+from scenegen.evaluation.benchmark import Generator
+from scenegen.evaluation.commands import add_parser as add_evaluation
 from scenegen.files import SceneNotStored, new_scene_id, write_scene
 from scenegen.images import load_views
 from scenegen.placement import place_scene
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_synthesize(commands)
     add_train(commands)
+    add_evaluation(commands, _load_generator)
     return parser
 
 
@@ -108,6 +111,12 @@ def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument("--weights", default="tiny", help="'tiny', or the folder of a checkpoint (default: tiny)")
     p.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0 ... (default: cpu)")
+
+
+def _load_generator(weights: str, device: str) -> Generator:
+    from scenegen.generator.pipeline import SceneGen
+
+    return SceneGen.from_pretrained(weights, device=device)
 
 
 def _generate(args: argparse.Namespace) -> int:
