@@ -24,7 +24,8 @@ _ABOVE_DEG = 80.0
 class ObjectErrors:
     """One generated object against the true one.
 
-    position_m: [3] of its centre in the world. pose_error_m: between the centres of the unit boxes.
+    position_m: [3] of the centre of its unit box in the world, yaw_deg: of its x axis about the world's z axis.
+    pose_error_m: between the centres of the unit boxes.
     rotation_error_deg: between the axes; a turn that the true object's symmetry allows is no error.
     size_error: ratio of the longest sides, the larger one over the other, less 1. residual_m: NaN without depth.
     """
@@ -32,6 +33,7 @@ class ObjectErrors:
     id: int
     label: str
     position_m: tuple[float, float, float]
+    yaw_deg: float
     pose_error_m: float
     rotation_error_deg: float
     size_error: float
@@ -50,6 +52,7 @@ def object_errors(placed: Sequence[PlacedObject], truth: SyntheticScene) -> list
                 o.id,
                 made.family,
                 (x, y, z),
+                float(np.degrees(np.arctan2(o.T_world_object[1, 0], o.T_world_object[0, 0]))),
                 float(np.linalg.norm(o.T_world_object[:3, 3] - T_true[:3, 3])),
                 rotation_error_deg(o.T_world_object[:3, :3], T_true[:3, :3], made.symmetry),
                 max(ratio, 1 / ratio) - 1,
@@ -80,14 +83,15 @@ def report(
 def tables(errors: Sequence[ObjectErrors], seconds: Mapping[str, float]) -> list[str]:
     """Lines for people: a row per object, then a row per stage."""
     lines = [
-        f"{'id':>3}  {'object':<9} {'position [m]':<23} {'off by':>8} {'turned by':>10} {'size off':>9} {'residual':>9}"
+        f"{'id':>3}  {'object':<9} {'position [m]':<23} {'yaw':>8}  {'off by':>7} {'turned by':>10} {'size off':>9} "
+        f"{'residual':>9}"
     ]
     for e in errors:
         position = ", ".join(f"{x:6.3f}" for x in e.position_m)
         residual = "-" if math.isnan(e.residual_m) else f"{e.residual_m * 1e3:.1f} mm"
         lines.append(
-            f"{e.id:>3}  {e.label:<9} {position:<23} {e.pose_error_m * 1e3:>5.0f} mm {e.rotation_error_deg:>6.1f} deg "
-            f"{e.size_error:>9.1%} {residual:>9}"
+            f"{e.id:>3}  {e.label:<9} {position:<23} {e.yaw_deg:>4.0f} deg  {e.pose_error_m * 1e3:>4.0f} mm "
+            f"{e.rotation_error_deg:>6.1f} deg {e.size_error:>9.1%} {residual:>9}"
         )
     lines += ["", f"{'stage':<22} {'seconds':>8}"]
     lines += [f"{stage:<22} {s:>8.1f}" for stage, s in seconds.items()]

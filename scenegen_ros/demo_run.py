@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from ament_index_python.packages import get_package_share_directory
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
@@ -26,8 +27,6 @@ from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject
 from scenegen_ros.demo_operator import NoScene, Operator, Stages, local_path, private_ros
 from scenegen_ros.demo_processes import Processes, ProcessFailed, leave_in_order_on_signals, peak_rss_mb
 from scenegen_ros.msg import SceneObject
-
-_PROFILE = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
 
 Value = str | int | float | bool
 
@@ -95,7 +94,7 @@ def generate(
     started_s = time.monotonic()
     for earlier in ("scene.glb", "preview.png", "report.json"):
         (out / earlier).unlink(missing_ok=True)
-    private_ros(_PROFILE)
+    private_ros(_transport_profile())
     with (
         tempfile.TemporaryDirectory(prefix="scenegen_") as temporary,
         Processes(out / "logs") as processes,
@@ -138,6 +137,12 @@ def told(run: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _transport_profile() -> Path:
+    """The shipped profile of Fast DDS: in the source tree, or where the package is installed."""
+    here = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
+    return here if here.exists() else Path(get_package_share_directory("scenegen_ros")) / "config" / "fastdds.xml"
 
 
 def _parameters(values: Mapping[str, Value]) -> list[str]:
