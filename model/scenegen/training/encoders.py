@@ -67,21 +67,24 @@ def _gains(rng: np.random.Generator, count: int) -> Tensor:
     return torch.from_numpy(gains.astype(np.float32))
 
 
+@torch.no_grad()
 def initialise_from_scratch(conditioner: Conditioner) -> None:
     """Where encoders without published weights start.
 
-    The libraries' own initialisation is for much longer training: position embeddings so faint that attention sees a
-    bag of patches for thousands of steps. Layer scales stay at one: they serve depths that small encoders don't have.
+    The libraries' own initialisation is for much longer training: positions so faint beside what black patches give
+    that attention sees a bag of patches. Here positions are strong and a black patch of the image encoder is zero.
+    Layer scales stay at one: they serve depths that small encoders don't have.
     """
     for name, parameter in conditioner.named_parameters():
-        if "position_embeddings" in name or "pos_embed" in name or name.endswith("_token") or name.endswith("_tokens"):
-            nn.init.normal_(parameter, std=0.3)
+        if "position_embeddings" in name or "pos_embed" in name or name.endswith(("_token", "_tokens")):
+            nn.init.normal_(parameter, std=0.7)
         elif "lambda1" in name or "gamma" in name:
             parameter.requires_grad_(False)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
-        elif parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter.data.flatten(1))
+    encoder = conditioner.image_encoder
+    patches = encoder.backbone.embeddings.patch_embeddings.projection
+    nn.init.normal_(patches.weight, std=0.02)
+    black = encoder.norm(torch.zeros(1, 3, *patches.kernel_size))
+    patches.bias.copy_(-F.conv2d(black, patches.weight).flatten())
 
 
 @torch.no_grad()

@@ -44,6 +44,10 @@ class Stage(Protocol):
         ...
 
 
+BETAS = (0.9, 0.98)
+"""AdamW's: runs of a few thousand steps have no use for a longer memory of gradient sizes."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """steps: optimiser steps. learning_rate: peak, reached after ``warmup`` steps, then a cosine down to a hundredth.
@@ -77,7 +81,7 @@ def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device
     folder.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(device).train()
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, betas=BETAS, weight_decay=schedule.weight_decay)
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=None, multi_avg_fn=_ema(schedule.ema), use_buffers=True)
     start = _resume(folder / "checkpoint.pt", model, average, optimiser)
     log = Log(folder, start)

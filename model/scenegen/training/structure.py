@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.readout import compose_placements
-from scenegen.training.encoders import condition_batch
+from scenegen.training.encoders import condition_batch, encode_all
 from scenegen.training.losses import collision_loss, placement_loss, voxel_iou
 from scenegen.training.shards import Samples
 from scenegen.training.structure_vae import StructureVAE
 
-OBJECTS_PER_STEP = 48
+OBJECTS_PER_STEP = 32
 SIGMA = 1e-5
 UNCONDITIONAL = 0.1
 PLACEMENT_WEIGHT = 0.15
@@ -53,6 +53,7 @@ class StructureStage:
         self.conditioner = conditioner.requires_grad_(False).eval()
         self.vae = vae.requires_grad_(False).eval()
         self.train, self.held_out = train, held_out
+        self.latents = {id(samples): encode_all(self.vae, samples) for samples in (train, held_out)}
         self.groups = train.by_count()
         sizes = np.array([n * len(members) for n, members in self.groups.items()], dtype=np.float64)
         self.chances = sizes / sizes.sum()
@@ -68,8 +69,7 @@ class StructureStage:
             torch.from_numpy(samples.objects[k][rows]).to(device) for k in ("position", "log_size", "yaw")
         )
         grids = torch.from_numpy(samples.occupancy(rows)).to(device)
-        with torch.autocast(device.type, enabled=False):
-            latents = self.vae.encoder(grids)
+        latents = self.latents[id(samples)][rows].to(device)
         cond = self.conditioner(*condition_batch(samples, scenes, rng, device))
         return cond.float(), latents, compose_placements(position, size, yaw, len(scenes)), grids
 
