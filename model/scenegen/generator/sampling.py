@@ -110,7 +110,8 @@ def sample_structure(
     of the negative pass [N or 1, T, C], None for zeros. placement_views: average the placements over the first so many
     views only. Each view's placements are relative to the query's frame as that view sees it, and the frame of a
     symmetric query turns with the view: weights trained on such objects want 1. exact_savings:
-    False evaluates every pass in full, for comparison only. -> float32 [N, in, R, R, R], [N, 8] (None from a model without placements).
+    False evaluates every pass in full, for comparison only.
+    -> float32 [N, in, R, R, R], [N, 8] (None from a model without placements).
     """
     make = _economical_evaluation if exact_savings else _plain_evaluation
     negative = None if neg_cond is None else neg_cond.expand(len(noise), -1, -1)

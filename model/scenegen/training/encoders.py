@@ -84,6 +84,7 @@ def initialise_from_scratch(conditioner: Conditioner) -> None:
     patches = encoder.backbone.embeddings.patch_embeddings.projection
     nn.init.normal_(patches.weight, std=0.02)
     black = encoder.norm(torch.zeros(1, 3, *patches.kernel_size))
+    assert patches.bias is not None
     patches.bias.copy_(-F.conv2d(black, patches.weight).flatten())
 
 
