@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from scenegen.placement.unscaled import FIELD_OF_VIEW
 from scenegen.render import Camera, Renderer, Surface
-from scenegen.scene import PlacedObject, View
+from scenegen.scene import Floats, PlacedObject, View
 
 Picture = NDArray[np.uint8]
 
+_T_UP_CAMERA: Floats = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+"""A level camera in a frame whose z is up: the lamp hangs above, also where the world is the camera's own frame."""
 _PANEL_HEIGHT = 480
 _GAP = 8
 _CAPTION = 28
@@ -77,15 +79,16 @@ def _render(view: View, placed: Sequence[PlacedObject]) -> tuple[Picture, NDArra
     camera = Camera.pinhole(width, height, width / 2 / np.tan(FIELD_OF_VIEW / 2))
     if view.intrinsics is not None:
         camera = Camera(width, height, view.intrinsics)
-    in_world = view.T_world_camera is not None and all(o.metric for o in placed)
-    T_frame_camera = view.T_world_camera if in_world and view.T_world_camera is not None else np.eye(4)
+    posed = view.T_world_camera is not None and all(o.metric for o in placed)
+    T_up_world = np.eye(4) if posed else _T_UP_CAMERA
+    T_up_camera = view.T_world_camera if posed and view.T_world_camera is not None else _T_UP_CAMERA
     poses = []
     for o in placed:
-        T = o.T_world_object.copy()
+        T = T_up_world @ o.T_world_object
         T[:3, :3] *= o.scale_m
         poses.append(T)
     renderer = Renderer([Surface.from_mesh(o.asset.mesh) for o in placed], poses)
-    picture, _, instances = renderer.render(camera, T_frame_camera)
+    picture, _, instances = renderer.render(camera, T_up_camera)
     return picture, instances
 
 
