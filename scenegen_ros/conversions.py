@@ -85,7 +85,10 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 def decode_compressed(message: Any) -> NDArray[np.uint8]:
     """sensor_msgs/CompressedImage (JPEG, PNG, whatever OpenCV reads) -> uint8 [H, W, 3] RGB. InvalidInput if broken."""
     data = np.frombuffer(message.data, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # more pixels than OpenCV takes
+        pixels = None
     if pixels is None:
         raise InvalidInput(
             f"image/compressed with format '{message.format}' and {data.size} bytes cannot be decoded: "

@@ -27,7 +27,7 @@ from scenegen_ros.server_watch import ServerWatch
 from scenegen_ros.transforms import TransformBuffer
 from scenegen_ros.view_collector import ViewCollector
 
-_POLL_S = 0.05
+_POLL_S = 0.1
 _SAME_NOTICE_S = 10.0
 
 

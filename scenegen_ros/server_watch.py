@@ -12,7 +12,7 @@ from scenegen.scene import Cancelled
 from scenegen_ros.diagnostics import Level, Status
 
 _PERIOD_READY_S = 5.0
-_PERIOD_WAITING_S = 1.0
+_PERIOD_WAITING_S = 2.0
 
 
 class ServerWatch:

@@ -256,7 +256,7 @@ def test_auto_generate_starts_again_only_on_new_views(ros_context: rclpy.Context
 
 def test_capture_and_clear(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
     with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
-        r.ears.says("ready")
+        wait_for(lambda: int(r.ears.values.get("pairing", {}).get("sets", 0)) > 1, "a set after the one that was kept")
         answer = r.ears.call(r.ears.capture, Capture.Request())
         assert (answer.success, answer.views) == (True, 2), answer.message
         r.camera.paused = True

@@ -1,0 +1,79 @@
+"""What /diagnostics says about topics, and how the first status is made of the others."""
+
+from __future__ import annotations
+
+from builtin_interfaces.msg import Time
+
+from scenegen_ros.diagnostics import Level, Status, TopicMonitor, diagnostic_array, summary
+
+MS = 1_000_000
+WELL = Status("masks", Level.OK, "30.0 Hz")
+SILENT = Status("image", Level.WARN, "nobody publishes it")
+FAILED = Status("generation", Level.ERROR, "the last one failed: disk")
+DOWN = Status("server", Level.ERROR, "does not answer")
+
+
+def heard(every_s: float, stamp_every_ms: float, count: int, start_s: float = 100.0) -> tuple[TopicMonitor, float]:
+    monitor = TopicMonitor("image")
+    for i in range(count):
+        monitor.heard(round(i * stamp_every_ms * MS), start_s + i * every_s)
+    return monitor, start_s + (count - 1) * every_s
+
+
+def test_a_topic_that_speaks_as_it_should() -> None:
+    monitor, now_s = heard(1 / 30, 1000 / 30, 90)
+    status = monitor.status(1, now_s)
+    assert (status.level, status.message) == (Level.OK, "30.0 Hz")
+    assert status.values["messages"] == 90
+
+
+def test_frames_that_arrive_far_below_the_cameras_rate() -> None:
+    monitor = TopicMonitor("image")
+    for i in (0, 1, *range(10, 100, 9)):  # of a camera at 30 Hz, about every ninth comes through
+        monitor.heard(i * 33 * MS, 100 + i / 30)
+    status = monitor.status(1, 103.0)
+    assert status.level == Level.WARN
+    assert "sent at about 30.3 Hz: frames are lost" in status.message and "fastdds.xml" in status.message
+
+
+def test_silence_nobody_and_what_is_not_needed() -> None:
+    assert "nobody publishes it" in TopicMonitor("masks").status(0, 5.0).message
+    assert "1 publisher(s) but has never said anything" in TopicMonitor("masks").status(1, 5.0).message
+    monitor, now_s = heard(0.1, 100, 5)
+    assert "has been silent for 7 s" in monitor.status(1, now_s + 7).message
+    optional = TopicMonitor("depth", needed=False)
+    assert optional.status(0, 5.0).level == Level.OK
+    assert optional.status(1, 5.0).level == Level.WARN  # published, so it is waited for
+
+
+def test_a_qos_problem_is_told_until_the_publisher_is_gone_or_messages_come() -> None:
+    monitor, now_s = heard(0.1, 100, 5)
+    monitor.qos_problem = "a publisher of /image offers ..."
+    assert monitor.status(1, now_s).level == Level.OK
+    assert monitor.status(1, now_s + 10) == Status(
+        "image", Level.ERROR, monitor.qos_problem, monitor.status(1, now_s + 10).values
+    )
+    assert "nobody publishes" in monitor.status(0, now_s + 10).message
+
+
+def test_the_first_status_answers_what_it_waits_for() -> None:
+    def message(state: str, *stages: Status, working_on: str = "") -> str:
+        return summary(state, stages, working_on, "ready").message
+
+    assert message("active", WELL) == "ready"
+    assert message("active", WELL, SILENT, DOWN, FAILED) == (
+        "waiting for image: nobody publishes it; server: does not answer; generation: the last one failed: disk"
+    )
+    assert message("active", WELL, FAILED) == "ready; generation: the last one failed: disk"
+    assert message("active", WELL, working_on="generating: x (5%)") == "generating: x (5%)"
+    assert "masks" not in message("active", WELL, SILENT)
+    assert message("unconfigured") == "unconfigured: waiting for the configure transition"
+    assert message("inactive", DOWN) == "inactive: waiting for the activate transition; server: does not answer"
+    assert summary("active", [WELL, SILENT], "", "ready").level == Level.WARN
+
+
+def test_the_message() -> None:
+    array = diagnostic_array([Status("views", Level.ERROR, "none", {"kept": 0})], Time(sec=3))
+    (status,) = array.status
+    assert (array.header.stamp.sec, status.name, status.level, status.message) == (3, "scenegen: views", b"\2", "none")
+    assert [(v.key, v.value) for v in status.values] == [("kept", "0")]
