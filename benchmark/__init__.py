@@ -1,0 +1,1 @@
+"""What `make benchmark` measures; nothing here is installed."""
