@@ -36,7 +36,7 @@ carry over.
 - **Sampling**: the same weights, noise and condition sampled with and without the exact savings in turn, median of
   three. "An eighth of full size" has random weights and an eighth of the published model's width, blocks and tokens,
   which leaves every part of a block its share of the whole; "by operations" is what counting operations at full size
-  leads to expect. Small models gain more: launches count there, and the savings run the position head once.
+  leads to expect.
 - **Placement** has a benchmark of its own: `python -m benchmark.placement --help`.
 """
 
