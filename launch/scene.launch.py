@@ -46,13 +46,18 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("token_file", default_value="", description="File with the bearer token of a remote server."),
     DeclareLaunchArgument(
+        "ca_file",
+        default_value="",
+        description="PEM that a remote server's certificate is trusted by, if not a public one.",
+    ),
+    DeclareLaunchArgument(
         "weights", default_value="tiny", description="Weights of the server on board: tiny, or a folder."
     ),
     DeclareLaunchArgument("device", default_value="cpu", description="Device of the server on board: cpu, cuda, ..."),
     DeclareLaunchArgument(
         "params_file",
         default_value=str(SHARE / "config" / "scenegen.yaml"),
-        description="Parameters of the node. server, token_file and use_sim_time given here go before it.",
+        description="Parameters of the node. What is given here goes before it; server and use_sim_time always do.",
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Open RViz."),
     DeclareLaunchArgument(
@@ -137,7 +142,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace="",
         parameters=[
             value["params_file"],
-            {"server": server, "token_file": value["token_file"]} | use_sim_time,
+            {"server": server}
+            | {name: value[name] for name in ("token_file", "ca_file") if value[name]}
+            | use_sim_time,
         ],
         remappings=remappings,
         output="screen",

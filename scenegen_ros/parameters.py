@@ -45,6 +45,11 @@ class Parameters:
         read_only=True,
     )
     token_file: str = _row("", "File with the server's bearer token. Empty: no token.", read_only=True)
+    ca_file: str = _row(
+        "",
+        "PEM of the authority that signed the server's certificate. Empty: the public ones are trusted.",
+        read_only=True,
+    )
     output_dir: str = _row(
         "~/.ros/scenegen", "Where scenes are kept, one folder each; the newest is announced at start.", read_only=True
     )
@@ -78,7 +83,7 @@ class Parameters:
         0.5, "How long a set of images waits for TF at its stamp, in seconds.", low=0.0, high=60.0
     )
     max_views: int = _row(
-        8, "Views held at most; when full, the older of the two nearest to each other goes.", low=1, high=64
+        8, "Views held at most; when full, the older of the two nearest to each other goes.", low=1, high=16
     )
     min_translation_m: float = _row(
         0.1, "A view is kept when the camera stands this far from every kept view, in metres, ...", low=0.0, high=100.0
@@ -95,7 +100,7 @@ class Parameters:
     auto_generate: bool = _row(
         False, "Generate by itself whenever views_to_start views have been kept since the last generation."
     )
-    views_to_start: int = _row(4, "New views that auto_generate waits for.", low=1, high=64)
+    views_to_start: int = _row(4, "New views that auto_generate waits for.", low=1, high=16)
     seed: int = _row(42, "Seed of the sampler for auto_generate.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:

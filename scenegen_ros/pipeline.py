@@ -38,7 +38,7 @@ class Pipeline:
         """InvalidInput when a parameter cannot be used."""
         self._node, self._parameters = node, parameters
         address = parameters.server.replace("unix:~", f"unix:{Path.home()}", 1)
-        self._client = SceneClient(address, _token(parameters.token_file))
+        self._client = SceneClient(address, _token(parameters.token_file), ca_file=_path(parameters.ca_file))
         self._store = SceneStore(parameters.output_dir)
         self._transforms = TransformBuffer()
         self._collector = ViewCollector(
@@ -193,6 +193,10 @@ class Pipeline:
         if collector.count == 0:
             return Status("views", Level.WARN, "none kept yet", values)
         return Status("views", Level.OK, f"{collector.count} kept", values)
+
+
+def _path(path: str) -> str | None:
+    return str(Path(path).expanduser()) if path else None
 
 
 def _token(path: str) -> str | None:

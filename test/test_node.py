@@ -350,6 +350,7 @@ def test_parameters_are_live_fixed_or_refused(ros_context: rclpy.Context, tmp_pa
     [
         ({"depth": "maybe"}, "parameter depth is 'maybe', it must be one of: auto, required, off"),
         ({"token_file": "/nowhere/token"}, "token_file /nowhere/token cannot be read"),
+        ({"ca_file": "/nowhere/ca.pem", "server_address": "https://gpu:1"}, "ca.pem is not a readable PEM certificate"),
         ({"server_address": "ftp://x"}, "'ftp://x' is not a server address"),
     ],
 )
