@@ -34,7 +34,7 @@ def check_tools() -> None:
 def environment(prefixes: list[Path]) -> dict[str, str]:
     """Environment in which cmake finds ROS and its tools under these prefixes and nowhere else."""
     joined = os.pathsep.join(str(prefix) for prefix in prefixes)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AMENT_", "COLCON_", "PYTHON"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AMENT_", "COLCON_"))}
     # A parent Python of another environment has set these; the wheels' start-up hook must run anew here.
     for inherited in ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH"):
         kept.pop(inherited, None)
@@ -53,8 +53,11 @@ def build(prefix: Path, build_folder: Path, *, sources: bool) -> None:
     Raises subprocess.CalledProcessError when cmake fails.
     """
     check_tools()
-    # The order matters for a wheel: what was built a moment ago lies in prefix, ROS in the running environment.
-    env = environment(list(dict.fromkeys([prefix, Path(sys.prefix)])))
+    import ament_package  # installed only after the check
+
+    # For a wheel these are three: the result, the isolated build environment with ROS in it, and Python's own.
+    ros = Path(ament_package.__file__).parents[4]
+    env = environment(list(dict.fromkeys([prefix, ros, Path(sys.prefix)])))
     for package in PACKAGES:
         folder = build_folder / (package.name if package != ROOT else "scenegen_ros")
         configure: list[str | Path] = [
