@@ -9,6 +9,8 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.12 python3.13 python3.
 	$(candidate) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) and print("$(candidate)")' 2>/dev/null)))
 # Anything more for pip, for example --extra-index-url with an index of CPU-only builds of torch.
 PIP_ARGS ?=
+# A folder of rooms, each a folder with image.jpg and masks.png.
+ROOMS_DIR ?= ../shared/data/scenes
 
 # Started from another environment's Python, ours would believe that its ROS libraries are loaded already.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH
