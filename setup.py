@@ -5,7 +5,9 @@ colcon never comes here: for it this is an ament_cmake package. Versions come fr
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -39,8 +41,10 @@ class BuildWithCmake(build_py):
 
     def run(self) -> None:
         """Builds, then hands the installed files over to setuptools."""
-        prefix = Path(tempfile.mkdtemp(prefix="scenegen_ros_"))
-        build(prefix, prefix.with_name(prefix.name + "_build"), sources=True)
+        scratch = Path(tempfile.mkdtemp(prefix="scenegen_ros_wheel_"))
+        atexit.register(shutil.rmtree, scratch)  # setuptools reads the files after this method
+        prefix = scratch / "prefix"
+        build(prefix, scratch / "build", sources=True)
         base = {"base": str(prefix), "platbase": str(prefix)}
         site = Path(sysconfig.get_path("purelib", vars=base))
         self.copy_tree(str(site), self.build_lib)
