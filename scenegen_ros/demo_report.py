@@ -54,7 +54,7 @@ def object_errors(placed: Sequence[PlacedObject], truth: SyntheticScene) -> list
                 (x, y, z),
                 float(np.degrees(np.arctan2(o.T_world_object[1, 0], o.T_world_object[0, 0]))),
                 float(np.linalg.norm(o.T_world_object[:3, 3] - T_true[:3, 3])),
-                rotation_error_deg(o.T_world_object[:3, :3], T_true[:3, :3], made.symmetry),
+                float(rotation_error_deg(o.T_world_object[:3, :3], T_true[:3, :3], made.symmetry)),
                 max(ratio, 1 / ratio) - 1,
                 float(o.residual_m),
             )
