@@ -18,9 +18,6 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export FASTRTPS_DEFAULT_PROFILES_FILE ?= $(CURDIR)/config/fastdds.xml
 
-# Where `make rooms` finds its photographs: a folder for each room, with image.jpg and masks.png.
-ROOMS_DIR ?= ../shared/data/scenes
-
 INTERFACES := package.xml CMakeLists.txt scenegen_ros/__init__.py $(wildcard msg/* srv/* action/* scripts/*) \
 	$(wildcard pip_ros/*.* pip_ros/interfaces/*/*.* pip_ros/interfaces/*/msg/*)
 
