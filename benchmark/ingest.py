@@ -16,7 +16,7 @@ from benchmark.observer import PROFILE, Children, Observer
 from scenegen_ros.demo_operator import private_ros
 from scenegen_ros.parameters import Parameters
 
-_MAX_VIEWS = 32
+_MAX_VIEWS = 16
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ carry over.
 
 - **Ingest**: a camera process publishes prepared messages, best effort as camera drivers do, with camera info and TF,
   and moves at 0.21 m/s, so that two views a second are due. The node, a process of its own on `config/fastdds.xml`,
-  listens with its default parameters but for `max_views` (32, so that no view is given up) and `depth` (required).
+  listens with its default parameters but for `max_views` (16, the most it takes) and `depth` (required).
   A frame is lost when the node could not pair its image, masks, depth and camera info (`/diagnostics`). CPU time is
   that of the whole node process from the first frame to the last.
 - **Trigger to published**: from sending the action goal to having its result and the scene on `~/scene`. Simulated

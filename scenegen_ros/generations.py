@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 
 from rclpy.action.server import ActionServer, CancelResponse, GoalResponse, ServerGoalHandle
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 
 from scenegen.client import SceneClient
@@ -50,20 +49,18 @@ class Generations:
         self._last: Outcome | None = None
         self._views_used = 0
         self._not_before_s = 0.0
-        self._group = MutuallyExclusiveCallbackGroup()
         self._server = ActionServer(
             node,
             GenerateScene,
             "~/generate_scene",
             execute_callback=self._never_executed,
-            callback_group=self._group,
             goal_callback=self._judge,
             handle_accepted_callback=self._accepted,
             cancel_callback=lambda goal_handle: CancelResponse.ACCEPT,
         )
         self._services = [
-            node.create_service(Capture, "~/capture", self._capture, callback_group=self._group),
-            node.create_service(Clear, "~/clear", self._clear, callback_group=self._group),
+            node.create_service(Capture, "~/capture", self._capture),
+            node.create_service(Clear, "~/clear", self._clear),
         ]
 
     def open(self) -> None:
@@ -168,8 +165,8 @@ class Generations:
     def _accepted(self, goal_handle: ServerGoalHandle) -> None:
         """Starts the goal's thread; its end "executes" the goal, which only delivers the result.
 
-        An execute callback that waits would hold a thread of the executor, and one that awaits makes this rclpy's
-        executor spin at full load.
+        An execute callback that waits would hold the executor, and one that awaits makes this rclpy's executor spin at
+        full load.
         """
         if self.stage is not None:
             busy = Outcome(

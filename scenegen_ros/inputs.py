@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
@@ -76,8 +74,6 @@ class Inputs:
         self._transforms = transforms
         self._depth = parameters.depth
         self._since_s = time.monotonic()
-        self._group = MutuallyExclusiveCallbackGroup()
-        self._tf_group = MutuallyExclusiveCallbackGroup()
         self.monitors = {name: TopicMonitor(name) for name in ("image", "masks", "camera_info")}
         if parameters.depth != "off":
             self.monitors["depth"] = TopicMonitor("depth", needed=parameters.depth == "required")
@@ -93,7 +89,9 @@ class Inputs:
         if parameters.depth != "off":
             self._subscribe("depth", Image, "depth")
         if parameters.fixed_frame:
-            self._subscribe_tf()
+            self._subscribe_tf("/tf", QoSProfile(depth=100), static=False)
+            static_qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._subscribe_tf("/tf_static", static_qos, static=True)
 
     def partners(self) -> tuple[str, ...]:
         """What a set of messages needs besides masks, as things stand now."""
@@ -138,21 +136,22 @@ class Inputs:
                 topic,
                 take,
                 sensor_qos(),
-                callback_group=self._group,
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 raw=True,
             )
         )
 
-    def _subscribe_tf(self) -> None:
-        static_qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        for topic, qos, static in (("/tf", QoSProfile(depth=100), False), ("/tf_static", static_qos, True)):
-            self._subscriptions.append(
-                self._node.create_subscription(
-                    TFMessage, topic, partial(self._take_tf, static=static), qos, callback_group=self._tf_group
-                )
-            )
+    def _subscribe_tf(self, topic: str, qos: QoSProfile, *, static: bool) -> None:
+        def take(message: TFMessage) -> None:
+            self._take_tf(message, static=static)
+            # All that wait, not one in each turn of the executor as images come: TF lagged behind them by up to 1 s.
+            with subscription.handle:
+                while (waiting := subscription.handle.take_message(TFMessage, False)) is not None:
+                    self._take_tf(waiting[0], static=static)
+
+        subscription = self._node.create_subscription(TFMessage, topic, take, qos)
+        self._subscriptions.append(subscription)
 
     def _take_tf(self, message: TFMessage, *, static: bool) -> None:
         for t in message.transforms:

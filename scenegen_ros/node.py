@@ -9,11 +9,10 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import InvalidHandle
-from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, ShutdownException
+from rclpy.executors import Executor, ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -25,7 +24,6 @@ from scenegen_ros.diagnostics import Level, Status, diagnostic_array, summary
 from scenegen_ros.pipeline import Pipeline
 
 _DIAGNOSTICS_S = 1.0
-_THREADS = 4
 
 _Transition = Callable[["SceneGenNode", LifecycleState], TransitionCallbackReturn]
 
@@ -63,12 +61,7 @@ class SceneGenNode(LifecycleNode):
         self.add_post_set_parameters_callback(self._parameters_set)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A steady clock: with use_sim_time and no /clock, this is just what must still speak.
-        self.create_timer(
-            _DIAGNOSTICS_S,
-            self._publish_diagnostics,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
+        self.create_timer(_DIAGNOSTICS_S, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @_told
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -150,10 +143,14 @@ def spin(node: SceneGenNode, executor: Executor) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the node until it is interrupted; its transitions come from outside (launch, lifecycle services)."""
+    """Runs the node until it is interrupted; its transitions come from outside (launch, lifecycle services).
+
+    In one thread: it takes every topic in turn. rclpy's multi-threaded executor lets whichever was created first win,
+    and frames whose masks or depth are lost are of no use. What takes long has a thread of its own.
+    """
     rclpy.init(args=args)
     node = SceneGenNode()
-    executor = MultiThreadedExecutor(num_threads=_THREADS)
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         spin(node, executor)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.lifecycle import LifecycleNode
@@ -58,12 +57,7 @@ class Pipeline:
         """Starts to listen, and announces the newest scene on disk."""
         self._transforms = TransformBuffer()
         self._inputs = Inputs(self._node, self._parameters, self._take, self._transforms)
-        self._timer = self._node.create_timer(
-            _POLL_S,
-            self._poll,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
+        self._timer = self._node.create_timer(_POLL_S, self._poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._generations.open()
         last = self._publisher.current or self._store.last(self._notice)
         if last is not None:

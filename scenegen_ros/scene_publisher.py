@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import PublisherEventCallbacks, QoSOfferedIncompatibleQoSInfo
@@ -53,12 +52,7 @@ class ScenePublisher:
         self._markers = publisher(MarkerArray, "~/markers", _LATCHED)
         self._detections = publisher(Detection3DArray, "~/detections", _LATCHED)
         self._tf = publisher(TFMessage, "/tf", QoSProfile(depth=100))
-        self._timer = node.create_timer(
-            TF_PERIOD_S,
-            self._repeat_frames,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
+        self._timer = node.create_timer(TF_PERIOD_S, self._repeat_frames, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def announce(self, stored: StoredScene) -> None:
         """Publishes a scene whose files are on disk; from now on its frames are repeated."""

@@ -21,7 +21,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
 from rclpy.action import ActionClient
 from rclpy.context import Context
-from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -223,10 +223,8 @@ def rig(
     )
     camera, ears = Camera(context, masks_qos, with_depth), Ears(context)
     spinners = []
-    for executor, nodes in (
-        (MultiThreadedExecutor(num_threads=4, context=context), (made,)),
-        (SingleThreadedExecutor(context=context), (camera, ears)),
-    ):
+    for nodes in ((made,), (camera, ears)):
+        executor = SingleThreadedExecutor(context=context)
         for one in nodes:
             executor.add_node(one)
         thread = threading.Thread(target=spin, args=(made, executor), daemon=True)
