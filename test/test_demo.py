@@ -181,7 +181,15 @@ def running(mark: str) -> list[str]:
 
 def start_demo(out: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "scenegen_ros.demo", "--out", str(out), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=demo_root())
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=demo_root(),
+        # a test run started in a shell's background ignores SIGINT, and its children would as well
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def demo_root() -> Path:
