@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from scenegen.placement.search import part_score, search, upright_rotations
 from scenegen.placement.solver import Normal, Part, Stage, bounded, normal_equations, residuals, scale_of, stepped
-from scenegen.scene import Floats
+from scenegen.scene import Asset, Floats, PlacedObject
 
 INDEPENDENT = 60  # residuals of neighbouring points share their cause: they count as this many
 CONTRADICTED = 0.12  # part_score above which a predicted placement is not believed without a search of its own
@@ -61,6 +61,33 @@ def place_objects(T_world_group: Floats, parts: Sequence[Part], up: Floats | Non
         pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis)
         for part, pose in zip(parts, poses, strict=True)
     ]
+
+
+def placed(
+    asset: Asset,
+    T: Floats,
+    covariance: Floats,
+    confidence: float,
+    residual_m: float = float("nan"),
+    *,
+    metric: bool = True,
+) -> PlacedObject:
+    """The object that an asset is where a similarity T [4, 4] puts it; covariance [6, 6] as PlacedObject has it."""
+    scale = float(scale_of(T))
+    rigid = T.copy()
+    rigid[:3, :3] /= scale
+    return PlacedObject(
+        id=asset.id,
+        label=asset.label,
+        asset=asset,
+        T_world_object=rigid,
+        scale_m=scale,
+        size_m=np.asarray(asset.mesh.extents * scale, dtype=np.float64),
+        covariance=covariance,
+        confidence=confidence,
+        residual_m=residual_m,
+        metric=metric,
+    )
 
 
 def upright(T: Floats, up: Floats | None) -> Floats:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from scenegen.placement.evidence import common_views, gather, support_up
-from scenegen.placement.objects import Pose, place_objects
+from scenegen.placement.objects import Pose, place_objects, placed
 from scenegen.placement.search import all_rotations, search, upright_rotations
 from scenegen.placement.solver import Part, scale_of
 from scenegen.placement.surface import Surface
@@ -96,41 +96,14 @@ def _group_pose(parts: Sequence[Part], guess: Floats | None) -> tuple[Floats, Fl
 
 
 def _object(asset: Asset, pose: Pose, part: Part, companions: int) -> PlacedObject:
-    scale = float(scale_of(pose.T))
-    rigid = pose.T.copy()
-    rigid[:3, :3] /= scale
     order = [3, 4, 5, 0, 1, 2]
     turn = np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1])
     pixels = part.evidence.pixels / (part.evidence.pixels + 200)
     confidence = np.exp(-4 * pose.score) * pixels * np.exp(-turn) * (0.7 if companions == 1 or pose.own else 1)
-    return PlacedObject(
-        id=asset.id,
-        label=asset.label,
-        asset=asset,
-        T_world_object=rigid,
-        scale_m=scale,
-        size_m=np.asarray(asset.mesh.extents * scale, dtype=np.float64),
-        covariance=pose.covariance[np.ix_(order, order)],
-        confidence=float(np.clip(confidence, 0, 1)),
-        residual_m=pose.residual_m,
-        metric=True,
-    )
+    covariance = pose.covariance[np.ix_(order, order)]
+    return placed(asset, pose.T, covariance, float(np.clip(confidence, 0, 1)), pose.residual_m)
 
 
 def _unseen(asset: Asset, T: Floats) -> PlacedObject:
     """An object that no view measured, where its placement says."""
-    scale = float(scale_of(T))
-    rigid = T.copy()
-    rigid[:3, :3] /= scale
-    return PlacedObject(
-        id=asset.id,
-        label=asset.label,
-        asset=asset,
-        T_world_object=rigid,
-        scale_m=scale,
-        size_m=np.asarray(asset.mesh.extents * scale, dtype=np.float64),
-        covariance=np.diag([0.25 * scale**2] * 3 + [0.5] * 3),
-        confidence=0.02,
-        residual_m=float("nan"),
-        metric=True,
-    )
+    return placed(asset, T, np.diag([0.25 * scale_of(T) ** 2] * 3 + [0.5] * 3), 0.02)

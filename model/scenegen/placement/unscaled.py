@@ -14,6 +14,7 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from scenegen.placement.evidence import Outline, PosedView, outline_of
+from scenegen.placement.objects import placed
 from scenegen.placement.search import seen, upright_rotations
 from scenegen.placement.solver import moved, scale_of
 from scenegen.placement.surface import Surface
@@ -49,8 +50,12 @@ def place_by_outlines(
     view = next(view for view in views if np.isin(view.masks, ids).any())
     sights = _sights(scene, surfaces, view)
     T_camera_query = _best_pose(sights, _rotations(view, up))
-    scale, T_world_camera = _metres(scene, sizes), view.T_world_camera
-    metric = scale is not None
+    scale = _metres(scene, sizes)
+    T_out_camera = np.eye(4)
+    if scale is not None:
+        T_out_camera = np.diag([scale, scale, scale, 1.0])
+        if view.T_world_camera is not None:
+            T_out_camera = view.T_world_camera @ T_out_camera
     objects = []
     by_index = {sight.index: sight for sight in sights}
     for i, asset in enumerate(scene.assets):
@@ -59,27 +64,9 @@ def place_by_outlines(
         if i in by_index:
             T = _onto_mask(T, by_index[i])
             agreement = _agreement(T, by_index[i])
-        size = float(scale_of(T))
-        rigid = T.copy()
-        rigid[:3, :3] /= size
-        if scale is not None:
-            size *= scale
-            rigid[:3, 3] *= scale
-            rigid = rigid if T_world_camera is None else T_world_camera @ rigid
-        objects.append(
-            PlacedObject(
-                id=asset.id,
-                label=asset.label,
-                asset=asset,
-                T_world_object=rigid,
-                scale_m=size,
-                size_m=np.asarray(asset.mesh.extents * size, dtype=np.float64),
-                covariance=np.diag([(0.3 * size) ** 2] * 3 + [0.3**2] * 3),
-                confidence=0.02 + 0.3 * agreement,
-                residual_m=float("nan"),
-                metric=metric,
-            )
-        )
+        T = T_out_camera @ T
+        covariance = np.diag([(0.3 * scale_of(T)) ** 2] * 3 + [0.3**2] * 3)
+        objects.append(placed(asset, T, covariance, 0.02 + 0.3 * agreement, metric=scale is not None))
     return tuple(objects)
 
 
