@@ -6,13 +6,19 @@ A case's config names what to build ("name" or "kind"); BUILDERS maps that to a 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+sys.path.append(str(Path(__file__).parent))  # this file is also loaded by its path, for its neighbours' builders
+
+import conformance_vggt_heads
 
 from scenegen.generator.assembly import assemble_scene
 from scenegen.generator.conditioning import condition_tokens, image_tensor
@@ -166,6 +172,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "VGGTAggregator": _Aggregator,
     "Preprocess": _Preprocess,
     "CondAssembly": _CondAssembly,
+    **conformance_vggt_heads.BUILDERS,
 }
 
 

@@ -52,10 +52,10 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = nn.Linear(hidden, dim if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to [..., C]."""
