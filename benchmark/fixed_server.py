@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from scenegen.scene import Progress, Scene, View
+from scenegen.scene import Detail, Progress, Scene, View
 from scenegen.server import serve
 from scenegen.synthetic import make_scene, true_scene
 
@@ -22,6 +22,7 @@ class TrueGenerator:
         *,
         seed: int = 42,
         ids: Sequence[int] | None = None,
+        detail: Detail = "textured",
         on_progress: Callable[[Progress], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Scene:

@@ -9,13 +9,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from scenegen.client import ServerError
 from scenegen.files import SceneNotStored
 from scenegen.placement import place_scene
-from scenegen.scene import Cancelled, InvalidInput, PlacedObject, Progress, Scene, View
+from scenegen.scene import Cancelled, Detail, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen_ros.scene_store import SceneStore, StoredScene
 from scenegen_ros.view_collector import KeptView, ViewCollector
 
@@ -33,6 +33,7 @@ class Generator(Protocol):
         *,
         seed: int,
         ids: Sequence[int] | None,
+        detail: Detail,
         on_progress: Callable[[Progress], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> Scene:
@@ -94,6 +95,8 @@ class Generation(threading.Thread):
         self._stopped = threading.Event()
         self._on_stage, self._on_done = on_stage, on_done
         self._ready: tuple[int, ...] = ()
+        self._kept: list[KeptView] = []
+        self._coarse: StoredScene | None = None
         self.stage = Stage("starting", 0.0)
 
     def stop(self) -> None:
@@ -104,7 +107,7 @@ class Generation(threading.Thread):
         """The thread's body."""
         try:
             stored = self._generate()
-            outcome = Outcome(stored, f"scene {stored.id} with {len(stored.objects)} objects")
+            outcome = Outcome(stored, _told(stored))
         except Cancelled:
             outcome = Outcome(None, f"cancelled while {self.stage.name}", cancelled=True)
         except (InvalidInput, ServerError, SceneNotStored) as error:
@@ -114,25 +117,38 @@ class Generation(threading.Thread):
             outcome = Outcome(
                 None, f"unexpected {type(error).__name__} while {self.stage.name}: {error}; this is a bug"
             )
+        if outcome.stored is None and self._coarse is not None:
+            stays = f"{outcome.message}; its coarse scene {self._coarse.id} was announced before and stays"
+            outcome = replace(outcome, message=stays)
         self._on_done(outcome)
 
     def _generate(self) -> StoredScene:
-        """Views -> scene -> placed objects -> files."""
-        kept = self._wait_for_views()
-        views = [k.view for k in kept]
+        """Views -> scene -> placed objects -> files; the coarse scene first where a textured one takes longer."""
+        self._kept = self._wait_for_views()
         self._enter("sending views", 0.0)
         scene = self._generator.generate(
-            views,
+            [k.view for k in self._kept],
             seed=self._goal.seed,
             ids=self._goal.ids or None,
+            detail=self._collector.parameters.detail,
             on_progress=self._generated,
             cancelled=self._cancelled,
         )
-        self._enter("placing", GENERATED)
-        objects = place_scene(scene, views)
-        frame_id, stamp_ns = self._frame_and_stamp(objects, kept)
+        if self._coarse is None:
+            return self._place(scene, GENERATED)
         self._enter("saving", 0.98)
-        stored = self._store.save(scene, objects, views, frame_id, stamp_ns)
+        stored = self._store.refine(self._coarse, scene)
+        self._announce(stored)
+        return stored
+
+    def _place(self, scene: Scene, progress: float, *, preliminary: bool = False) -> StoredScene:
+        """Scene -> placed objects -> files -> announced."""
+        self._enter("placing", progress)
+        views = [k.view for k in self._kept]
+        objects = place_scene(scene, views)
+        frame_id, stamp_ns = self._frame_and_stamp(objects, self._kept)
+        self._enter("saving", progress if preliminary else 0.98)
+        stored = self._store.save(scene, objects, views, frame_id, stamp_ns, preliminary=preliminary)
         self._announce(stored)
         return stored
 
@@ -180,9 +196,12 @@ class Generation(threading.Thread):
         return shown.frame_id, shown.view.stamp_ns
 
     def _generated(self, progress: Progress) -> None:
-        if progress.asset is not None:
+        if progress.asset is not None and progress.asset.id not in self._ready:
             self._ready = (*self._ready, progress.asset.id)
-        self._enter(progress.stage, GENERATED * progress.fraction)
+        share = GENERATED * progress.fraction
+        if progress.scene is not None:  # textures take the server seconds more; objects are placed once, meanwhile
+            self._coarse = self._place(progress.scene, share, preliminary=True)
+        self._enter(progress.stage, share)
 
     def _enter(self, name: str, progress: float) -> None:
         if self._cancelled():
@@ -194,3 +213,11 @@ class Generation(threading.Thread):
 
     def _cancelled(self) -> bool:
         return self._stopped.is_set() or self._asked_to_stop()
+
+
+def _told(stored: StoredScene) -> str:
+    """What was made, and where textures were asked for and did not come out."""
+    details = [o.asset.detail for o in stored.objects]
+    coarse = [o.id for o in stored.objects if o.asset.detail == "coarse"]
+    untextured = f", {coarse} of them without texture" if coarse and "textured" in details else ""
+    return f"scene {stored.id} with {len(stored.objects)} objects{untextured}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scenegen.scene import InvalidInput
+from scenegen.scene import DETAILS, Detail, InvalidInput
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -101,6 +101,12 @@ class Parameters:
         False, "Generate by itself whenever views_to_start views have been kept since the last generation."
     )
     views_to_start: int = _row(4, "New views that auto_generate waits for.", low=1, high=16)
+    detail: Detail = _row(
+        "textured",
+        "How finished meshes are: textured (where the server's weights can; the coarse scene is announced seconds "
+        "earlier, then again under the same id) or coarse.",
+        choices=DETAILS,
+    )
     seed: int = _row(42, "Seed of the sampler for auto_generate.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:

@@ -84,10 +84,14 @@ def marker_array(stored: StoredScene) -> MarkerArray:
 
 
 def _tint(placed: PlacedObject) -> ColorRGBA:
-    """The asset's mean colour, for RViz loads no vertex colours from files; no tint where a texture shows."""
-    if placed.asset.detail == "textured":
+    """The asset's mean colour, for RViz loads no vertex colours from files; white where a texture shows.
+
+    All zeros means "as the file says" to RViz.
+    """
+    textured = placed.asset.detail == "textured"
+    if textured and placed.metric:
         return ColorRGBA()
-    red, green, blue = _mean_colour(placed.asset)
+    red, green, blue = (1.0, 1.0, 1.0) if textured else _mean_colour(placed.asset)
     return ColorRGBA(r=red, g=green, b=blue, a=1.0 if placed.metric else NOT_METRIC_ALPHA)
 
 

@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import trimesh
 import uvicorn
+from PIL import Image
 
-from scenegen.scene import Asset, Cancelled, InvalidInput, Placement, Progress, Scene, View
+from scenegen.scene import Asset, Cancelled, Detail, InvalidInput, Placement, Progress, Scene, View
 from scenegen.server import Limits, SceneGenerator, create_app
 
 WAIT_S = 100.0
@@ -25,9 +27,13 @@ WAIT_S = 100.0
 class StubGenerator:
     """Steps only when told: each `step` lets it poll `cancelled` once and report progress."""
 
-    def __init__(self, steps: int = 0, released: int = 0, failure: Exception | None = None) -> None:
+    def __init__(
+        self, steps: int = 0, released: int = 0, failure: Exception | None = None, textures: bool = False
+    ) -> None:
+        """textures: it has coarse assets first, then a step before each textured one."""
         self.steps = steps
         self.failure = failure
+        self.textures = textures
         self.started = threading.Semaphore(0)
         self.step = threading.Semaphore(released)
         self.ended = threading.Semaphore(0)
@@ -41,6 +47,7 @@ class StubGenerator:
         *,
         seed: int = 42,
         ids: Sequence[int] | None = None,
+        detail: Detail = "textured",
         on_progress: Callable[[Progress], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Scene:
@@ -48,7 +55,10 @@ class StubGenerator:
         self.sees_cancel = cancelled
         self.started.release()
         try:
-            return self._generate(views, seed, ids, on_progress, cancelled)
+            scene = self._generate(views, seed, ids, on_progress, cancelled)
+            if self.textures and detail == "textured":
+                return self._texture(scene, seed, on_progress, cancelled)
+            return scene
         finally:
             self.ended.release()
 
@@ -77,6 +87,22 @@ class StubGenerator:
         placements = tuple(Placement(np.full(3, 0.1 * i), np.array([1.0, 0, 0, 0]), 1.0) for i in range(len(assets)))
         return Scene(assets, placements, 0, {"structure": 0.5})
 
+    def _texture(
+        self, scene: Scene, seed: int, on_progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+    ) -> Scene:
+        on_progress(Progress("latents", 0.9, scene=scene))
+        assets = []
+        for asset in scene.assets:
+            assert self.step.acquire(timeout=WAIT_S)
+            if cancelled():
+                self.was_cancelled = True
+                raise Cancelled
+            if self.failure is not None:
+                raise self.failure
+            assets.append(textured_box(asset.id, seed))
+            on_progress(Progress("textures", 0.95, assets[-1]))
+        return replace(scene, assets=tuple(assets))
+
 
 def box(instance: int, seed: int = 0) -> Asset:
     """An asset with a size and vertex colours of its own."""
@@ -84,6 +110,18 @@ def box(instance: int, seed: int = 0) -> Asset:
     colours = np.random.default_rng(seed + instance).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
     mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
     return Asset(instance, f"box {instance}", mesh)
+
+
+def textured_box(instance: int, seed: int = 0) -> Asset:
+    """The box again, a little smaller, with a texture of its own: 16 x 16 noise."""
+    mesh = trimesh.creation.box((0.96, 0.48, 0.1))
+    mesh.unmerge_vertices()
+    rng = np.random.default_rng(seed + instance)
+    image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image, roughnessFactor=1.0, metallicFactor=0.0)
+    uv = rng.uniform(0, 1, (len(mesh.vertices), 2))
+    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
+    return Asset(instance, f"box {instance}", mesh, "textured")
 
 
 def view(ids: Sequence[int] = (1, 2, 3), size: tuple[int, int] = (24, 32), depth: bool = True) -> View:

@@ -57,6 +57,24 @@ def test_a_scene_over_a_unix_socket(tmp_path: Path) -> None:
     assert [p.asset.id for p in progress if p.asset is not None] == [3, 1], "each object as soon as it is ready"
 
 
+def test_the_coarse_scene_comes_before_textures_are_begun(tmp_path: Path) -> None:
+    generator = StubGenerator(textures=True)
+    heard: list[Progress] = []
+
+    def on_progress(progress: Progress) -> None:
+        heard.append(progress)
+        if progress.scene is not None:
+            assert [asset.detail for asset in progress.scene.assets] == ["coarse"] * 3
+            generator.step.release(3)
+
+    with running(generator, tmp_path / "s") as address:
+        scene = SceneClient(address).generate([view()], on_progress=on_progress)
+        only_coarse = SceneClient(address).generate([view()], detail="coarse")
+    assert [p.asset.detail for p in heard if p.asset is not None] == ["coarse"] * 3 + ["textured"] * 3
+    assert [asset.detail for asset in scene.assets] == ["textured"] * 3
+    assert [asset.detail for asset in only_coarse.assets] == ["coarse"] * 3
+
+
 def test_a_scene_over_tcp_ignores_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

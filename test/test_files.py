@@ -7,16 +7,25 @@ import json
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
-from serving import box, view
+from serving import box, textured_box, view
 
 from scenegen import files
-from scenegen.files import SceneNotStored, list_scenes, new_scene_id, read_scene, write_scene
+from scenegen.files import (
+    SceneNotStored,
+    list_scenes,
+    mesh_name,
+    new_scene_id,
+    read_scene,
+    refine_scene,
+    write_scene,
+)
 from scenegen.scene import ROTATION_YUP_ZUP, InvalidInput, PlacedObject, Placement, Scene
 
 
@@ -24,6 +33,20 @@ def scene_of_two() -> Scene:
     turn = Rotation.from_euler("xyz", [0.1, 0.9, -0.3]).as_quat(scalar_first=True)
     placements = (Placement(np.array([0.2, 0.4, -1 / 3]), turn, 0.5), Placement.identity())
     return Scene((box(2), box(5)), placements, 1, {"structure": 0.25, "assets": 1.5})
+
+
+def fill_disk_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The numbered file is written in part only."""
+    real, calls = files._write, []
+
+    def full(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) == number:
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, data)
+
+    monkeypatch.setattr(files, "_write", full)
 
 
 def placed_in_world(scene: Scene) -> tuple[PlacedObject, ...]:
@@ -76,6 +99,55 @@ def test_a_scene_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got_placed[i].size_m, placed[i].size_m)
         for name in ("id", "label", "scale_m", "confidence", "residual_m", "metric"):
             np.testing.assert_equal(getattr(got_placed[i], name), getattr(placed[i], name))
+
+
+def refined_scene(scene: Scene) -> tuple[Scene, tuple[PlacedObject, ...]]:
+    """Object 2 with a texture; object 5 fell back to its coarse mesh."""
+    better = replace(scene, assets=(textured_box(2), scene.assets[1]), seconds={"structure": 0.25, "textures": 2.5})
+    pairs = zip(placed_in_world(scene), better.assets, strict=True)
+    return better, tuple(placed.with_asset(asset) for placed, asset in pairs)
+
+
+def test_a_preliminary_scene_is_refined_under_the_same_id_and_new_names(tmp_path: Path) -> None:
+    scene = scene_of_two()
+    placed = placed_in_world(scene)
+    folder = write_scene(tmp_path, scene, placed, scene_id="a", views=[view()], frame_id="map", preliminary=True)
+    early = read_scene(folder)
+    assert early[2]["preliminary"] is True and [a.detail for a in early[0].assets] == ["coarse", "coarse"]
+    coarse_file = (folder / mesh_name(2, preliminary=True)).read_bytes()
+
+    better, better_placed = refined_scene(scene)
+    refine_scene(folder, better, better_placed)
+    got, got_placed, meta = read_scene(folder)
+    assert [a.detail for a in got.assets] == ["textured", "coarse"] and got.seconds == better.seconds
+    assert (meta["id"], meta["preliminary"], meta["frame_id"], len(meta["views"])) == ("a", False, "map", 1)
+    assert [entry["mesh"] for entry in meta["objects"]] == ["objects/2.glb", "objects/5.glb"]
+    picture, true_picture = (
+        np.asarray(a.mesh.visual.material.baseColorTexture) for a in (got.assets[0], better.assets[0])
+    )
+    np.testing.assert_array_equal(picture, true_picture)
+    assert got_placed is not None
+    np.testing.assert_allclose(got_placed[0].T_world_object, placed[0].T_world_object, atol=1e-12)
+    np.testing.assert_allclose(got_placed[0].size_m, [0.96 * 0.2, 0.48 * 0.2, 0.1 * 0.2])
+    whole = trimesh.load_scene(folder / "scene.glb", process=False)
+    assert isinstance(whole.geometry["object_2"].visual, trimesh.visual.TextureVisuals)
+    assert (folder / mesh_name(2, preliminary=True)).read_bytes() == coarse_file, "for readers that hold on to it"
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_a_disk_that_fills_while_refining_leaves_the_preliminary_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    scene = scene_of_two()
+    folder = write_scene(tmp_path, scene, placed_in_world(scene), scene_id="a", preliminary=True)
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    fill_disk_at(monkeypatch, number)
+    with pytest.raises(SceneNotStored, match="disk is full.*Free some space"):
+        refine_scene(folder, *refined_scene(scene))
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    monkeypatch.undo()
+    refine_scene(folder, *refined_scene(scene))
+    assert read_scene(folder)[0].assets[0].detail == "textured"
 
 
 def test_the_whole_scene_stands_in_the_world_y_up(tmp_path: Path) -> None:
@@ -139,16 +211,7 @@ def test_newest_first_and_only_finished_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(1, 5))
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    real, calls = files._write, []
-
-    def full(path: Path, data: bytes) -> None:
-        calls.append(path)
-        if len(calls) == number:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(path, data)
-
-    monkeypatch.setattr(files, "_write", full)
+    fill_disk_at(monkeypatch, number)
     with pytest.raises(SceneNotStored, match="disk is full.*Free some space"):
         write_scene(tmp_path, scene_of_two(), None, scene_id="a")
     assert not list(tmp_path.iterdir())

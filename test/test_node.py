@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,78 @@ def test_a_goal_gives_a_scene_on_every_topic(ros_context: rclpy.Context, tmp_pat
         progress = [f.progress for f in r.ears.feedback]
         assert progress == sorted(progress) and 0 <= progress[0] and progress[-1] <= 1
         assert list(r.ears.feedback[-1].ready) == [1, 2]
+
+
+def test_the_coarse_scene_is_announced_while_textures_are_made(
+    ros_context: rclpy.Context, tmp_path: Path, quick: None
+) -> None:
+    stub = StubGenerator(textures=True)
+    with running(stub, tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        handle = r.ears.send(seed=3)
+        (coarse,) = wait_for(lambda: r.ears.scenes, "the coarse ~/scene")
+        assert [o.detail for o in coarse.objects] == ["coarse", "coarse"]
+        wait_for(lambda: "scenegen/2" in r.ears.frames, "TF of object 2 for planners")
+        assert all(local(o.mesh_uri).is_file() for o in coarse.objects)
+        r.ears.says("latents")
+
+        stub.step.release(2)
+        result = r.ears.result(handle).result
+        assert result.success, result.message
+        wait_for(lambda: len(r.ears.scenes) == len(r.ears.markers) == 2, "the textured ~/scene and its markers")
+        final = r.ears.scenes[1]
+        assert final.id == coarse.id == result.scene.id and final.header == coarse.header
+        assert [o.detail for o in final.objects] == ["textured", "textured"]
+        for early, late in zip(coarse.objects, final.objects, strict=True):
+            assert (late.id, late.pose, late.scale) == (early.id, early.pose, early.scale), "placed once"
+            assert (
+                late.mesh_uri != early.mesh_uri and local(early.mesh_uri).is_file() and local(late.mesh_uri).is_file()
+            )
+            assert late.size.x == pytest.approx(0.96 * early.size.x)
+        first, *meshes = r.ears.markers[1].markers
+        assert first.action == Marker.DELETEALL
+        for marker, placed in zip(meshes, final.objects, strict=True):
+            assert marker.mesh_resource == placed.mesh_uri and marker.mesh_use_embedded_materials
+            assert (marker.color.r, marker.color.g, marker.color.b, marker.color.a) == (0, 0, 0, 0), "no tint"
+        assert [s.name for s in (tmp_path / "scenes").iterdir()] == [final.id]
+        assert list(r.ears.feedback[-1].ready) == [1, 2]
+        progress = [f.progress for f in r.ears.feedback]
+        assert progress == sorted(progress)
+
+
+def test_textures_that_fail_or_are_cancelled_leave_the_coarse_scene(
+    ros_context: rclpy.Context, tmp_path: Path, quick: None
+) -> None:
+    stub = StubGenerator(textures=True)
+    with running(stub, tmp_path / "s") as server:
+        with rig(ros_context, server, tmp_path / "scenes") as r:
+            handle = r.ears.send()
+            (coarse,) = wait_for(lambda: r.ears.scenes, "the coarse ~/scene")
+            assert f"coarse scene {coarse.id} was announced before and stays" in cancel(r, handle).message
+            stub.step.release()
+            assert stub.ended.acquire(timeout=60) and stub.was_cancelled
+
+            stub.failure = None
+            handle = r.ears.send()
+            wait_for(lambda: len(r.ears.scenes) == 2, "the next coarse ~/scene")
+            stub.failure = RuntimeError("CUDA out of memory")
+            stub.step.release()
+            failed = r.ears.result(handle).result
+            assert not failed.success and "CUDA out of memory" in failed.message
+            assert f"coarse scene {r.ears.scenes[1].id} was announced before and stays" in failed.message
+            stub.failure = None
+
+            (set_coarse,) = r.node.set_parameters([Parameter("detail", value="coarse")])
+            assert set_coarse.successful
+            result = r.ears.generate()
+            assert result.success and [o.detail for o in result.scene.objects] == ["coarse", "coarse"]
+            assert local(result.scene.objects[0].mesh_uri).name == "1.glb"
+        # A node that starts again announces a scene whose textures never came.
+        for path in (tmp_path / "scenes").iterdir():
+            if path.name != coarse.id:
+                shutil.rmtree(path)
+        with rig(ros_context, server, tmp_path / "scenes") as r:
+            (heard,) = wait_for(lambda: r.ears.scenes, "~/scene")
+            assert heard == coarse
 
 
 def test_stale_objects_go_when_the_next_scene_lacks_them(

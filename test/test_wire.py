@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from serving import box, view
+from serving import box, textured_box, view
 
 from scenegen.scene import InvalidInput, Placement, Progress, Scene, View
 from scenegen.wire import (
@@ -35,8 +35,8 @@ def decode(data: bytes, piece: int = 1000) -> Request:
 @pytest.mark.parametrize("largest_id", [3, 65535, 70000])
 def test_request_comes_back_bit_for_bit(compact: bool, largest_id: int) -> None:
     views = [view((1, 2, largest_id)), view(depth=False)]
-    request = decode(b"".join(encode_request(views, -(2**40), [7, 3], compact=compact)))
-    assert (request.seed, request.ids) == (-(2**40), (7, 3))
+    request = decode(b"".join(encode_request(views, -(2**40), [7, 3], compact=compact, detail="coarse")))
+    assert (request.seed, request.ids, request.detail) == (-(2**40), (7, 3), "coarse")
     for sent, got in zip(views, request.views, strict=True):
         for name in ("image", "masks", "depth_m", "intrinsics", "T_world_camera"):
             np.testing.assert_array_equal(getattr(sent, name), getattr(got, name), name)
@@ -79,6 +79,7 @@ def change_view(frames: list[tuple[dict, bytes]], **fields: object) -> None:
         (lambda f: f[0][0].update(kind="scene"), "starts with a request frame"),
         (lambda f: f[0][0].update(seed="1"), "seed must be"),
         (lambda f: f[0][0].update(ids=[1, 2.5]), "ids must be"),
+        (lambda f: f[0][0].update(detail="fine"), "detail is 'fine', it must be one of: coarse, textured"),
         (lambda f: f[0][0].update(views=[]), "no views"),
         (lambda f: change_view(f, size=[24, 31]), "view 0 image is not a PNG of 31 x 24"),
         (lambda f: change_view(f, size=[24, -32]), "view 0 is -32 x 24"),
@@ -154,15 +155,35 @@ def test_events_come_back_and_each_asset_goes_out_once() -> None:
         assert p.scale == q.scale
 
 
-def test_a_refined_asset_replaces_the_first_one() -> None:
-    coarse, refined = box(1, seed=1), box(1, seed=2)
+def test_a_request_of_an_older_client_asks_for_the_best_there_is() -> None:
+    frames = frames_of()
+    del frames[0][0]["detail"]
+    assert decode(rebuilt(frames)).detail == "textured"
+
+
+def test_the_coarse_scene_comes_first_and_textured_assets_replace_its_own() -> None:
+    placements = (Placement.identity(), Placement(np.array([0.1, 1 / 3, -2]), np.array([0.5, -0.5, 0.5, 0.5]), 0.3))
+    coarse = Scene((box(4), box(9)), placements, 0)
+    textured = Scene((textured_box(4), coarse.assets[1]), placements, 0)
     writer = EventWriter()
-    stream = writer.progress(Progress("assets", 0.5, coarse)) + writer.scene(
-        Scene((refined,), (Placement.identity(),), 0)
+    stream = b"".join(
+        [
+            writer.progress(Progress("assets", 0.5, coarse.assets[0])),
+            writer.progress(Progress("latents", 0.6, scene=coarse)),
+            writer.progress(Progress("textures", 0.9, textured.assets[0])),
+            writer.scene(textured),
+        ]
     )
-    *_, scene = EventReader().feed(stream)
-    assert isinstance(scene, Scene)
-    np.testing.assert_array_equal(scene.assets[0].mesh.visual.vertex_colors, refined.mesh.visual.vertex_colors)
+    assert stream.count(b"glTF") == 3, "the asset that stays coarse is not sent again"
+    _, late, first, second, last = EventReader().feed(stream)
+    assert isinstance(first, Progress) and first.scene is not None and isinstance(late, Progress)
+    assert [a.id for a in first.scene.assets] == [4, 9] and late.asset is first.scene.assets[1]
+    np.testing.assert_array_equal(first.scene.placements[1].translation, placements[1].translation)
+    assert isinstance(second, Progress) and second.asset is not None and second.asset.detail == "textured"
+    assert isinstance(last, Scene) and [a.detail for a in last.assets] == ["textured", "coarse"]
+    sent, got = (s.assets[0].mesh.visual for s in (textured, last))
+    np.testing.assert_allclose(got.uv, sent.uv, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(got.material.baseColorTexture), np.asarray(sent.material.baseColorTexture))
 
 
 def test_glb_on_the_wire_is_y_up() -> None:

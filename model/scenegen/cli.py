@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from scenegen.files import SceneNotStored, new_scene_id, write_scene
 from scenegen.images import load_views
 from scenegen.placement import place_scene
 from scenegen.preview import draw_preview
-from scenegen.scene import InvalidInput, PlacedObject, Progress, Scene, View
+from scenegen.scene import DETAILS, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen.synthetic import synthesize
 from scenegen.training.cli import add_parser as add_train
 
@@ -78,6 +79,7 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     p.add_argument("--ids", nargs="+", type=int, help="instance ids to generate (default: all in the first image)")
     p.add_argument("--seed", type=int, default=42)
+    p.add_argument("--detail", choices=DETAILS, default="textured", help="default: textured, if the weights can")
     p.add_argument("--out", required=True, type=Path, help="folder in which the scene's folder is made")
     _add_model(p)
     p.add_argument("--server", help="let a server generate: unix:/path, http://127.0.0.1:port or https://host:port")
@@ -140,15 +142,16 @@ def _generate_scene(args: argparse.Namespace, views: Sequence[View]) -> Scene:
             bar.set_description(progress.stage, refresh=False)
             bar.update(math.floor(100 * progress.fraction) - bar.n)
 
+        asked: dict[str, Any] = {"seed": args.seed, "ids": args.ids, "detail": args.detail}
         if args.server:
             client = SceneClient(args.server, _token(args.token_file), ca_file=args.ca_file)
-            return client.generate(views, seed=args.seed, ids=args.ids, on_progress=on_progress)
+            return client.generate(views, **asked, on_progress=on_progress)
 
         from scenegen.generator.pipeline import GenerationError, SceneGen
 
         generator = SceneGen.from_pretrained(args.weights, device=args.device)
         try:
-            return generator.generate(views, seed=args.seed, ids=args.ids, on_progress=on_progress)
+            return generator.generate(views, **asked, on_progress=on_progress)
         except GenerationError as error:
             raise GenerationFailed(str(error)) from error
 

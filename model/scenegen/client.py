@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import httpx
 
 from scenegen.address import Address
-from scenegen.scene import Cancelled, InvalidInput, Progress, Scene, View
+from scenegen.scene import Cancelled, Detail, InvalidInput, Progress, Scene, View
 from scenegen.wire import MEDIA_TYPE, Event, EventReader, encode_request
 
 _Result = TypeVar("_Result")
@@ -109,6 +109,7 @@ class SceneClient:
         *,
         seed: int = 42,
         ids: Sequence[int] | None = None,
+        detail: Detail = "textured",
         on_progress: Callable[[Progress], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Scene:
@@ -117,7 +118,7 @@ class SceneClient:
         Raises InvalidInput, Cancelled (also after close), or the ServerError that tells what went wrong. A connection
         that cannot be made is tried again a few times; a request that was sent is never sent again.
         """
-        frames = encode_request(views, seed, ids, compact=self._address.scheme == "https")
+        frames = encode_request(views, seed, ids, compact=self._address.scheme == "https", detail=detail)
         exchange = self._generate(frames, on_progress or (lambda progress: None))
         return asyncio.run(self._guarded(exchange, cancelled or (lambda: False)))
 

@@ -1,7 +1,9 @@
 """Scenes on disk: `<root>/<scene id>/{scene.glb, objects/<id>.glb, scene.json}`, whole or not there at all.
 
-A scene is written under a temporary name beside its place and renamed when every byte is on the disk. GLB files are
-y-up; scene.json is z-up. Knows nothing about ROS, markers or how a scene was made.
+A scene is written under a temporary name beside its place and renamed when every byte is on the disk. A preliminary
+scene, whose textured meshes are still being made, has `objects/<id>.coarse.glb`; these stay when it is refined, for
+readers that hold on to them. GLB files are y-up; scene.json is z-up. Knows nothing about ROS, markers or how a scene
+was made.
 """
 
 from __future__ import annotations
@@ -40,6 +42,11 @@ def new_scene_id(stamp_ns: int | None = None) -> str:
     return f"{day}-{now_ns % 10**9:09d}-{os.urandom(3).hex()}"
 
 
+def mesh_name(instance: int, preliminary: bool = False) -> str:
+    """Where a scene's folder holds the mesh of an object."""
+    return f"objects/{instance}.coarse.glb" if preliminary else f"objects/{instance}.glb"
+
+
 def write_scene(
     root: str | Path,
     scene: Scene,
@@ -49,13 +56,14 @@ def write_scene(
     views: Sequence[View] | None = None,
     frame_id: str = "",
     stamp_ns: int = 0,
+    preliminary: bool = False,
 ) -> Path:
     """Write a scene and return its folder, once all of it is on the disk.
 
     placed: in the order of scene.assets; without it the scene stands in the query asset's frame, not metric.
     views: their cameras are recorded, so that the scene can be drawn from where it was seen. frame_id, stamp_ns: the
-    frame of T_world_object and the capture time. InvalidInput on a bad or used scene_id; SceneNotStored when the disk
-    refuses (full, read-only, gone).
+    frame of T_world_object and the capture time. preliminary: refine_scene is to follow. InvalidInput on a bad or used
+    scene_id; SceneNotStored when the disk refuses (full, read-only, gone).
     """
     root = Path(root).expanduser().absolute()
     if not _SCENE_ID.fullmatch(scene_id):
@@ -63,17 +71,22 @@ def write_scene(
     folder, unfinished = root / scene_id, root / f"{_UNFINISHED}{scene_id}-{os.getpid()}"
     if folder.exists():
         raise InvalidInput(f"{folder} is there already: every scene needs an id of its own")
-    poses = [_T_world_asset(scene, placed, i) for i in range(len(scene.assets))]
-    nodes = {f"object_{asset.id}": (asset.mesh, T) for asset, T in zip(scene.assets, poses, strict=True)}
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(root)
         (unfinished / "objects").mkdir(parents=True)
         for asset in scene.assets:
-            _write(unfinished / "objects" / f"{asset.id}.glb", mesh_to_glb(asset.mesh))
-        _write(unfinished / "scene.glb", meshes_to_glb(nodes))
-        description = _describe(scene, placed, scene_id, views or (), frame_id, stamp_ns)
-        _write(unfinished / "scene.json", json.dumps(description, indent=1, allow_nan=False).encode())
+            _write(unfinished / mesh_name(asset.id, preliminary), mesh_to_glb(asset.mesh))
+        _write(unfinished / "scene.glb", _whole_glb(scene, placed))
+        description = {
+            "format": FORMAT,
+            "id": scene_id,
+            "frame_id": frame_id,
+            "stamp_ns": int(stamp_ns),
+            "views": [_describe_camera(view) for view in views or ()],
+        }
+        description |= _describe(scene, placed, preliminary)
+        _write(unfinished / "scene.json", _json(description))
         _sync_folder(unfinished / "objects")
         _sync_folder(unfinished)
         unfinished.rename(folder)
@@ -85,6 +98,31 @@ def write_scene(
     return folder
 
 
+def refine_scene(folder: Path, scene: Scene, placed: Sequence[PlacedObject] | None) -> None:
+    """Give a preliminary scene on disk its final meshes, under names of their own. scene.json turns last, and at once.
+
+    Whenever this ends, the folder holds a whole scene: the preliminary one when it raises. placed: as in write_scene.
+    InvalidInput when folder holds no scene; SceneNotStored when the disk refuses.
+    """
+    meta = _read_meta(folder)
+    files = {mesh_name(asset.id): mesh_to_glb(asset.mesh) for asset in scene.assets}
+    files["scene.glb"] = _whole_glb(scene, placed)
+    files["scene.json"] = _json(meta | _describe(scene, placed, preliminary=False))
+    parts = {folder / name: folder / f"{name}.part" for name in files}
+    try:
+        for part, data in zip(parts.values(), files.values(), strict=True):
+            _write(part, data)
+        for place, part in parts.items():
+            part.replace(place)
+        _sync_folder(folder / "objects")
+        _sync_folder(folder)
+    except OSError as error:
+        raise SceneNotStored(f"cannot refine {folder}: {_reason(error, folder)}") from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
 def read_scene(folder: str | Path) -> tuple[Scene, tuple[PlacedObject, ...] | None, dict[str, Any]]:
     """A scene that write_scene wrote: the scene, its placed objects (None if it had none), and scene.json itself.
 
@@ -92,12 +130,10 @@ def read_scene(folder: str | Path) -> tuple[Scene, tuple[PlacedObject, ...] | No
     """
     folder = Path(folder)
     try:
-        meta = json.loads((folder / "scene.json").read_bytes())
-        if meta["format"] != FORMAT:
-            raise InvalidInput(f"{folder} has format {meta['format']}, this version reads {FORMAT}: write it again")
+        meta = _read_meta(folder)
         assets, placements, placed = [], [], []
         for entry in meta["objects"]:
-            mesh_file = folder / "objects" / f"{int(entry['id'])}.glb"
+            mesh_file = folder / mesh_name(int(entry["id"]), meta.get("preliminary", False))
             mesh = mesh_from_glb(mesh_file.read_bytes(), str(mesh_file))
             assets.append(Asset(int(entry["id"]), entry["label"], mesh, entry["detail"]))
             relative = entry["placement"]
@@ -107,10 +143,10 @@ def read_scene(folder: str | Path) -> tuple[Scene, tuple[PlacedObject, ...] | No
             if meta["placed"]:
                 placed.append(_placed_object(entry, assets[-1]))
         scene = Scene(tuple(assets), tuple(placements), meta["query"], meta["seconds"])
+    except InvalidInput:
+        raise
     except (OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(f"{folder} is not a readable scene ({error!r}): it is incomplete or damaged") from error
+        raise _damaged(folder, error) from error
     return scene, tuple(placed) if meta["placed"] else None, meta
 
 
@@ -123,6 +159,22 @@ def list_scenes(root: str | Path) -> list[Path]:
     return sorted(scenes, key=lambda path: ((path / "scene.json").stat().st_mtime_ns, path.name), reverse=True)
 
 
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads((folder / "scene.json").read_bytes())
+        if meta["format"] != FORMAT:
+            raise InvalidInput(f"{folder} has format {meta['format']}, this version reads {FORMAT}: write it again")
+    except InvalidInput:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, error) from error
+    return meta
+
+
+def _damaged(folder: Path, error: Exception) -> InvalidInput:
+    return InvalidInput(f"{folder} is not a readable scene ({error!r}): it is incomplete or damaged")
+
+
 def _T_world_asset(scene: Scene, placed: Sequence[PlacedObject] | None, i: int) -> Floats:
     """Asset units to world, scale included: float64 [4, 4]."""
     if placed is None:
@@ -132,21 +184,24 @@ def _T_world_asset(scene: Scene, placed: Sequence[PlacedObject] | None, i: int) 
     return T
 
 
-def _describe(
-    scene: Scene,
-    placed: Sequence[PlacedObject] | None,
-    scene_id: str,
-    views: Sequence[View],
-    frame_id: str,
-    stamp_ns: int,
-) -> dict[str, Any]:
+def _whole_glb(scene: Scene, placed: Sequence[PlacedObject] | None) -> bytes:
+    poses = [_T_world_asset(scene, placed, i) for i in range(len(scene.assets))]
+    return meshes_to_glb({f"object_{asset.id}": (asset.mesh, T) for asset, T in zip(scene.assets, poses, strict=True)})
+
+
+def _json(description: Mapping[str, Any]) -> bytes:
+    return json.dumps(description, indent=1, allow_nan=False).encode()
+
+
+def _describe(scene: Scene, placed: Sequence[PlacedObject] | None, preliminary: bool) -> dict[str, Any]:
+    """What refining a scene may change in its scene.json."""
     objects = []
     for i, (asset, placement) in enumerate(zip(scene.assets, scene.placements, strict=True)):
         entry: dict[str, Any] = {
             "id": asset.id,
             "label": asset.label,
             "detail": asset.detail,
-            "mesh": f"objects/{asset.id}.glb",
+            "mesh": mesh_name(asset.id, preliminary),
             "placement": {
                 "translation": _numbers(placement.translation),
                 "rotation_wxyz": _numbers(placement.rotation_wxyz),
@@ -157,16 +212,12 @@ def _describe(
             entry |= _describe_placed(placed[i])
         objects.append(entry)
     return {
-        "format": FORMAT,
-        "id": scene_id,
-        "frame_id": frame_id,
-        "stamp_ns": int(stamp_ns),
+        "preliminary": preliminary,
         "query": scene.query,
         "placed": placed is not None,
         "metric": placed is not None and all(o.metric for o in placed),
         "seconds": {stage: float(s) for stage, s in scene.seconds.items()},
         "objects": objects,
-        "views": [_describe_camera(view) for view in views],
     }
 
 

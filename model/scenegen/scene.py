@@ -7,8 +7,8 @@ quaternions wxyz, cameras x right, y down, z forward, transforms named ``T_paren
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 import trimesh
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 Floats = NDArray[np.float64]
+Detail = Literal["coarse", "textured"]
+"""How finished an asset's mesh is: the surface of its sparse structure in one colour, or decoded and textured."""
+DETAILS: tuple[Detail, ...] = get_args(Detail)
 
 ROTATION_YUP_ZUP: Floats = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """[3, 3] Takes z-up coordinates to y-up ones: (x, y, z) -> (x, z, -y), as glTF and the network want them."""
@@ -85,7 +88,7 @@ class Asset:
     id: int
     label: str
     mesh: trimesh.Trimesh
-    detail: Literal["coarse", "textured"] = "coarse"
+    detail: Detail = "coarse"
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,16 @@ class Scene:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a generation stands: the stage at work, the share of the whole done (0..1), an asset just finished."""
+    """Where a generation stands: the stage at work, the share of the whole done (0..1), an asset just finished.
+
+    scene: said once, and only where textured assets are still to come: the whole scene with its coarse assets. Each
+    textured asset that follows replaces the coarse one of its id; placements stay.
+    """
 
     stage: str
     fraction: float
     asset: Asset | None = None
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True)
@@ -166,3 +174,8 @@ class PlacedObject:
     confidence: float
     residual_m: float
     metric: bool
+
+    def with_asset(self, asset: Asset) -> PlacedObject:
+        """The object where it stands, with another mesh of the same unit box (textured instead of coarse)."""
+        size_m = np.asarray(asset.mesh.extents * self.scale_m, dtype=np.float64)
+        return replace(self, asset=asset, size_m=size_m)

@@ -28,7 +28,7 @@ from scenegen.generator.sampling import Step, cpu_noise, sample_structure
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.vae import SparseStructureDecoder
 from scenegen.generator.work import Work
-from scenegen.scene import Asset, InvalidInput, Placement, Progress, Scene, View
+from scenegen.scene import Asset, Detail, InvalidInput, Placement, Progress, Scene, View
 from scenegen.weights import find_weights
 
 _log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class SceneGen:
         *,
         seed: int = 42,
         ids: Sequence[int] | None = None,
+        detail: Detail = "textured",
         on_progress: Callable[[Progress], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Scene:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
-from scenegen.scene import Cancelled, InvalidInput, Progress, Scene, View
+from scenegen.scene import Cancelled, Detail, InvalidInput, Progress, Scene, View
 from scenegen.wire import EventWriter, Failure, Request, encode_failure
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class SceneGenerator(Protocol):
         *,
         seed: int = 42,
         ids: Sequence[int] | None = None,
+        detail: Detail = "textured",
         on_progress: Callable[[Progress], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Scene:
@@ -70,6 +71,7 @@ class Job:
                 self.request.views,
                 seed=self.request.seed,
                 ids=self.request.ids,
+                detail=self.request.detail,
                 on_progress=lambda progress: self.emit(writer.progress(progress)),
                 cancelled=self.cancelled.is_set,
             )

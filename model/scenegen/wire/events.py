@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from scenegen.glb import mesh_from_glb, mesh_to_glb
-from scenegen.scene import Asset, InvalidInput, Placement, Progress, Scene
+from scenegen.scene import DETAILS, Asset, InvalidInput, Placement, Progress, Scene
 from scenegen.wire.frames import FrameReader, Header, encode_frame
 
 FailureKind = Literal["InvalidInput", "GenerationFailed", "ServerStopping"]
@@ -38,33 +38,43 @@ class EventWriter:
     def progress(self, progress: Progress) -> bytes:
         """A progress frame, with the asset as GLB if one has just been finished."""
         header: Header = {"kind": "progress", "stage": progress.stage, "fraction": float(progress.fraction)}
+        late = b""
+        if progress.scene is not None:
+            late = self._late(progress.scene, progress.stage, progress.fraction)
+            header["scene"] = _describe(progress.scene)
         if progress.asset is None:
-            return encode_frame(header)
+            return late + encode_frame(header)
         asset = progress.asset
         self._sent[asset.id] = asset
         header["asset"] = {"id": asset.id, "label": asset.label, "detail": asset.detail}
-        return encode_frame(header, mesh_to_glb(asset.mesh))
+        return late + encode_frame(header, mesh_to_glb(asset.mesh))
 
     def scene(self, scene: Scene) -> bytes:
         """The frames that end a generation: assets not sent yet, then the scene that refers to them by id."""
+        return self._late(scene, "assemble", 1.0) + encode_frame({"kind": "scene"} | _describe(scene))
+
+    def _late(self, scene: Scene, stage: str, fraction: float) -> bytes:
+        """The scene's assets that were not sent yet."""
         late = [asset for asset in scene.assets if self._sent.get(asset.id) is not asset]
-        frames = [self.progress(Progress("assemble", 1.0, asset)) for asset in late]
-        placements = [
-            {
-                "translation": [float(x) for x in placement.translation],
-                "rotation_wxyz": [float(x) for x in placement.rotation_wxyz],
-                "scale": float(placement.scale),
-            }
-            for placement in scene.placements
-        ]
-        header = {
-            "kind": "scene",
-            "ids": [asset.id for asset in scene.assets],
-            "placements": placements,
-            "query": scene.query,
-            "seconds": {stage: float(seconds) for stage, seconds in scene.seconds.items()},
+        return b"".join(self.progress(Progress(stage, fraction, asset)) for asset in late)
+
+
+def _describe(scene: Scene) -> Header:
+    """A scene, its assets by id."""
+    placements = [
+        {
+            "translation": [float(x) for x in placement.translation],
+            "rotation_wxyz": [float(x) for x in placement.rotation_wxyz],
+            "scale": float(placement.scale),
         }
-        return b"".join([*frames, encode_frame(header)])
+        for placement in scene.placements
+    ]
+    return {
+        "ids": [asset.id for asset in scene.assets],
+        "placements": placements,
+        "query": scene.query,
+        "seconds": {stage: float(seconds) for stage, seconds in scene.seconds.items()},
+    }
 
 
 def encode_failure(failure: Failure) -> bytes:
@@ -96,20 +106,24 @@ class EventReader:
     def _event(self, header: Header, payload: bytes) -> Event:
         if header["kind"] == "progress":
             asset = self._asset(header["asset"], payload) if "asset" in header else None
-            return Progress(str(header["stage"]), float(header["fraction"]), asset)
+            scene = self._scene(header["scene"]) if "scene" in header else None
+            return Progress(str(header["stage"]), float(header["fraction"]), asset, scene)
         if header["kind"] == "scene":
-            placements = tuple(
-                Placement(np.array(p["translation"], float), np.array(p["rotation_wxyz"], float), float(p["scale"]))
-                for p in header["placements"]
-            )
-            assets = tuple(self._assets[i] for i in header["ids"])
-            return Scene(assets, placements, int(header["query"]), dict(header["seconds"]))
+            return self._scene(header)
         if header["kind"] == "failure":
             return Failure(header["failure"], str(header["message"]))
         raise InvalidInput(f"the server sent an unknown event {header['kind']!r:.40}: run one version on both ends")
 
+    def _scene(self, header: Header) -> Scene:
+        placements = tuple(
+            Placement(np.array(p["translation"], float), np.array(p["rotation_wxyz"], float), float(p["scale"]))
+            for p in header["placements"]
+        )
+        assets = tuple(self._assets[i] for i in header["ids"])
+        return Scene(assets, placements, int(header["query"]), dict(header["seconds"]))
+
     def _asset(self, header: Header, payload: bytes) -> Asset:
-        if header["detail"] not in ("coarse", "textured"):
+        if header["detail"] not in DETAILS:
             raise InvalidInput(f"object {header['id']} has the unknown detail {header['detail']!r:.40}")
         mesh = mesh_from_glb(payload, f"object {header['id']}")
         asset = Asset(int(header["id"]), str(header["label"]), mesh, header["detail"])

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scenegen.scene import Floats, InvalidInput, View
+from scenegen.scene import DETAILS, Detail, Floats, InvalidInput, View
 from scenegen.wire.frames import MEDIA_TYPE, FrameReader, Header, encode_frame
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,6 +30,7 @@ class RequestHeader:
 
     seed: int
     ids: tuple[int, ...] | None
+    detail: Detail
     sizes: tuple[tuple[int, int], ...]
 
 
@@ -40,9 +41,12 @@ class Request:
     views: tuple[View, ...]
     seed: int
     ids: tuple[int, ...] | None
+    detail: Detail = "textured"
 
 
-def encode_request(views: Sequence[View], seed: int, ids: Sequence[int] | None, *, compact: bool) -> list[bytes]:
+def encode_request(
+    views: Sequence[View], seed: int, ids: Sequence[int] | None, *, compact: bool, detail: Detail = "textured"
+) -> list[bytes]:
     """A generation request as frames to send in order. Lossless either way.
 
     compact: PNG and zlib, for a network; otherwise raw arrays, which cost no time on a unix socket or loopback.
@@ -51,6 +55,7 @@ def encode_request(views: Sequence[View], seed: int, ids: Sequence[int] | None, 
         "kind": "request",
         "seed": int(seed),
         "ids": None if ids is None else [int(i) for i in ids],
+        "detail": detail,
         "views": [
             {
                 "size": list(view.image.shape[:2]),
@@ -118,7 +123,7 @@ class RequestReader:
             )
         if self._frames.pending:
             raise InvalidInput("the request ends in the middle of a frame: it was cut short, send it again")
-        return Request(tuple(views), self._header.seed, self._header.ids)
+        return Request(tuple(views), self._header.seed, self._header.ids, self._header.detail)
 
 
 def _parse_request_header(header: Header) -> tuple[RequestHeader, list[Header]]:
@@ -129,6 +134,9 @@ def _parse_request_header(header: Header) -> tuple[RequestHeader, list[Header]]:
         raise InvalidInput("ids must be a list of instance ids, or null for all")
     if not isinstance(views, list) or not views:
         raise InvalidInput("the request has no views: send at least one")
+    detail = header.get("detail", "textured")
+    if detail not in DETAILS:
+        raise InvalidInput(f"detail is {detail!r:.40}, it must be one of: {', '.join(DETAILS)}")
     sizes = []
     for index, view in enumerate(views):
         size = view.get("size") if isinstance(view, dict) else None
@@ -141,7 +149,7 @@ def _parse_request_header(header: Header) -> tuple[RequestHeader, list[Header]]:
             raise InvalidInput(f"view {index} does not say whether it has depth")
         sizes.append((height, width))
     unique = None if ids is None else tuple(_integer(i, "ids") for i in ids)
-    return RequestHeader(_integer(header.get("seed"), "seed"), unique, tuple(sizes)), views
+    return RequestHeader(_integer(header.get("seed"), "seed"), unique, detail, tuple(sizes)), views
 
 
 def _integer(value: object, name: str) -> int:
