@@ -9,20 +9,24 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scenegen.generator.checkpoints import (
+    Memory,
     SamplerSettings,
-    load_image_encoder,
-    load_model,
+    find_encoder,
+    find_model,
     load_pipeline,
+    open_aggregator,
+    open_image_encoder,
+    open_model,
     structure_sampler,
 )
 from scenegen.generator.conditioning import Conditioner, MultiView
-from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.meshing.coarse import coarse_mesh, mean_colour
 from scenegen.generator.sampling import Step, cpu_noise, sample_structure
 from scenegen.generator.structure.flow import SparseStructureFlowModel
@@ -48,39 +52,48 @@ class SceneGen:
         decoder: SparseStructureDecoder,
         sampler: SamplerSettings,
         multiview: MultiView = "published",
+        memory: Memory | None = None,
     ) -> None:
         self.conditioner, self.flow, self.decoder = conditioner, flow, decoder
         self.sampler, self.multiview = sampler, multiview
+        self._memory = memory or Memory()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> SceneGen:
-        """Load a checkpoint: a folder with a `pipeline.json`, or the name of packaged weights ("tiny").
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str = "cpu", memory: Literal["all", "low"] = "all"
+    ) -> SceneGen:
+        """Load a checkpoint: whatever `find_weights` takes, as a folder or the name of packaged weights ("tiny").
 
         Its args: models (roles sparse_structure_flow_model and sparse_structure_decoder; role to relative path),
-        sparse_structure_sampler, image_cond_model and vggt_model (relative paths), multiview ("published", the
-        default, or "joint"). Raises InvalidInput naming the file and what is wrong with it.
+        sparse_structure_sampler, image_cond_model and vggt_model (as `find_encoder` takes), multiview ("published",
+        the default, or "joint"). memory: with "low", each model has its weights only while it works.
+        Raises InvalidInput naming the file and what is wrong with it.
         """
         folder = find_weights(folder)
         args = load_pipeline(folder)
 
-        def path(role: str) -> Path:
-            relative = args["models"].get(role, args.get(role))
-            if not isinstance(relative, str):
+        def named(role: str) -> str:
+            name = args["models"].get(role, args.get(role))
+            if not isinstance(name, str):
                 raise InvalidInput(f"{folder / 'pipeline.json'} has no {role}: give its path relative to the folder")
-            return folder / relative
+            return name
 
         multiview = args.get("multiview", "published")
         if multiview not in ("published", "joint"):
             raise InvalidInput(f"{folder / 'pipeline.json'}: multiview {multiview!r} must be 'published' or 'joint'")
         sampler = structure_sampler(folder, args)
-        image, geometry, structure, voxels = map(
-            path, ("image_cond_model", "vggt_model", "sparse_structure_flow_model", "sparse_structure_decoder")
+        image_name, geometry_name, flow_name, decoder_name = map(
+            named, ("image_cond_model", "vggt_model", "sparse_structure_flow_model", "sparse_structure_decoder")
         )
-        conditioner = Conditioner(load_image_encoder(image), load_model(geometry, VGGTAggregator))
-        flow = load_model(structure, SparseStructureFlowModel)
-        decoder = load_model(voxels, SparseStructureDecoder)
-        _require_fit(folder, conditioner, flow, decoder)
-        return cls(conditioner.eval().to(device), flow.to(device), decoder.to(device), sampler, multiview)
+        full_precision = torch.device(device).type == "cpu"
+        image = open_image_encoder(find_encoder(folder, image_name))
+        geometry = open_aggregator(find_encoder(folder, geometry_name))
+        flow = open_model(find_model(folder, flow_name), SparseStructureFlowModel, full_precision=full_precision)
+        decoder = open_model(find_model(folder, decoder_name), SparseStructureDecoder, full_precision=full_precision)
+        conditioner = Conditioner(image.model, geometry.model)
+        _require_fit(folder, conditioner, flow.model, decoder.model)
+        stored = Memory([image, geometry, flow, decoder], device, low=memory == "low")
+        return cls(conditioner.eval(), flow.model, decoder.model, sampler, multiview, stored)
 
     @torch.inference_mode()
     def generate(
@@ -103,13 +116,14 @@ class SceneGen:
         work = Work(on_progress, cancelled)
         views, ids = views_and_ids(views, ids)
 
-        with work.stage("conditioning", 0.15):
+        encoders = self.conditioner.image_encoder, self.conditioner.geometry_encoder
+        with work.stage("conditioning", 0.15), self._memory.working(*encoders):
             conditions = self.conditioner.encode(views, ids, self.multiview)
 
-        with work.stage("structure", 0.7):
+        with work.stage("structure", 0.7), self._memory.working(self.flow):
             latents, placements = self._structure(conditions, seed, work)
 
-        with work.stage("assets", 0.15):
+        with work.stage("assets", 0.15), self._memory.working(self.decoder):
             assets = self._coarse_assets(ids, latents, placements, views, work)
 
         return _scene(assets, placements, work.seconds)

@@ -1,0 +1,125 @@
+"""What a checkpoint's `pipeline.json` says: which models it has and how they are sampled.
+
+The published names of samplers and parameters (spec/structure.md sections 0 and 5). Knows nothing about tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scenegen.scene import InvalidInput
+
+PIPELINE = "pipeline.json"
+
+_GUIDANCE: Mapping[str, Mapping[str, Any]] = {
+    "FlowEulerGuidanceIntervalSampler": {},
+    "FlowEulerCfgSampler": {"interval": (0.0, 1.0)},
+    "FlowEulerSampler": {"guidance": 0.0},
+}
+"""Samplers by published name, and what is fixed in each; those that also sample placements end in VGGT."""
+
+_PARAMETERS = {
+    "steps": "steps",
+    "rescale_t": "rescale_t",
+    "cfg_strength": "guidance",
+    "cfg_interval": "interval",
+    "placement_views": "placement_views",
+}
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How the structure is sampled; the names are those of `sampling.sample_structure`."""
+
+    steps: int = 25
+    rescale_t: float = 3.0
+    guidance: float = 5.0
+    interval: tuple[float, float] = (0.5, 1.0)
+    placement_views: int | None = None
+
+
+def load_pipeline(folder: Path) -> dict[str, Any]:
+    """The `args` of a checkpoint's `pipeline.json`. Raises InvalidInput when it is missing or not of that kind."""
+    args = read_json(folder / PIPELINE).get("args")
+    if not isinstance(args, dict) or not isinstance(args.get("models"), dict):
+        raise InvalidInput(
+            f"{folder / PIPELINE} names no models: expected {{'name', 'args': {{'models': {{role: path}}, ...}}}}"
+        )
+    return args
+
+
+def structure_sampler(folder: Path, pipeline: Mapping[str, Any]) -> SamplerSettings:
+    """Settings of `sparse_structure_sampler`. Raises InvalidInput for an unknown sampler or parameter."""
+    return _sampler(
+        folder, pipeline, "sparse_structure_sampler", {f"{name}VGGT": _GUIDANCE[name] for name in _GUIDANCE}
+    )
+
+
+def latent_sampler(folder: Path, pipeline: Mapping[str, Any]) -> SamplerSettings:
+    """Settings of `slat_sampler`. Raises InvalidInput for an unknown sampler or parameter."""
+    return _sampler(folder, pipeline, "slat_sampler", _GUIDANCE)
+
+
+def latent_normalization(folder: Path, pipeline: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of `slat_normalization`. Raises InvalidInput when they do not match."""
+    entry = pipeline.get("slat_normalization")
+    try:
+        mean, deviation = (tuple(float(value) for value in entry[key]) for key in ("mean", "std"))  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        mean = deviation = ()
+    if not mean or len(mean) != len(deviation) or not all(value > 0 for value in deviation):
+        raise InvalidInput(
+            f"{folder / PIPELINE}: slat_normalization is {entry!r}; expected {{'mean': [...], 'std': [...]}}, "
+            "one number per latent channel, std above 0"
+        )
+    return mean, deviation
+
+
+def _sampler(
+    folder: Path, pipeline: Mapping[str, Any], role: str, known: Mapping[str, Mapping[str, Any]]
+) -> SamplerSettings:
+    entry = pipeline.get(role)
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(name, str) or name not in known:
+        raise InvalidInput(f"{folder / PIPELINE}: {role} {name!r} is unknown; known are {sorted(known)}")
+    try:
+        settings = SamplerSettings(**{_PARAMETERS[key]: value for key, value in entry.get("params", {}).items()})
+        low, high = settings.interval
+        settings = replace(settings, interval=(float(low), float(high)), **known[name])
+        valid = settings.steps >= 1 and settings.rescale_t > 0 and settings.placement_views != 0
+    except (KeyError, TypeError, ValueError, AttributeError):
+        valid = False
+    if not valid:
+        raise InvalidInput(
+            f"{folder / PIPELINE}: params of {name} are {entry.get('params')!r}; expected steps (1 or more), "
+            "rescale_t (above 0), cfg_strength, cfg_interval [low, high], placement_views (1 or more, or left out)"
+        )
+    return settings
+
+
+def save_pipeline(folder: Path, args: Mapping[str, Any]) -> None:
+    """Write `pipeline.json`. args: see `SceneGen.from_pretrained`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / PIPELINE, {"name": "SceneGen", "args": dict(args)})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises InvalidInput naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be read ({error.strerror}): the checkpoint is not complete") from error
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON ({error}): copy or download it again") from error
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as JSON."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
