@@ -10,7 +10,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from scenegen.placement import place_scene
-from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject, Placement, Scene, View
+from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject, Placement, Scene, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render_views, true_scene
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -110,6 +110,40 @@ def test_wrong_placements_are_overruled_by_the_depth(
     for found in place_scene(wrong, views, gravity=-9.81 * UP):  # down: the table tells
         assert position_error(found, truth) < 0.015
         assert rotation_error_deg(found, truth) < 6
+
+
+def test_gravity_tells_up_where_nothing_shows_what_carries_the_objects(
+    scene: Scene, views: tuple[View, ...], truth: SyntheticScene
+) -> None:
+    alone = [replace(view, depth_m=np.where(view.masks > 0, view.depth_m, 0)) for view in views]
+    for found in place_scene(scene, alone, gravity=UP):
+        assert found.T_world_object[:3, 2] == pytest.approx(UP, abs=0.03)
+        assert position_error(found, truth) < 0.005
+
+
+def test_what_carries_the_objects_overrules_a_tilted_gravity(scene: Scene, views: tuple[View, ...]) -> None:
+    tilted = Rotation.from_euler("x", 35, degrees=True).as_matrix() @ UP
+    without, with_it = place_scene(scene, views[:1]), place_scene(scene, views[:1], gravity=tilted)
+    for a, b in zip(without, with_it, strict=True):
+        assert a.T_world_object == pytest.approx(b.T_world_object)
+
+
+@pytest.mark.parametrize("with_depth", [True, False])
+def test_it_can_be_cancelled_all_along(scene: Scene, views: tuple[View, ...], with_depth: bool) -> None:
+    view = views[0] if with_depth else replace(views[0], depth_m=None)
+    polls = 0
+
+    def count() -> bool:
+        nonlocal polls
+        polls += 1
+        return False
+
+    place_scene(scene, [view], cancelled=count)
+    assert polls > 50
+    for last in (0, polls // 2, polls - 1):
+        left = iter(range(last))
+        with pytest.raises(Cancelled):
+            place_scene(scene, [view], cancelled=lambda left=left: next(left, None) is None)
 
 
 def test_an_asset_no_view_shows_stands_where_its_placement_says(

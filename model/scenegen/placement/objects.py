@@ -12,7 +12,17 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from scenegen.placement.search import part_score, search, upright_rotations
-from scenegen.placement.solver import Normal, Part, Stage, bounded, normal_equations, residuals, scale_of, stepped
+from scenegen.placement.solver import (
+    Check,
+    Normal,
+    Part,
+    Stage,
+    bounded,
+    normal_equations,
+    residuals,
+    scale_of,
+    stepped,
+)
 from scenegen.scene import Asset, Floats, PlacedObject
 
 INDEPENDENT = 60  # residuals of neighbouring points share their cause: they count as this many
@@ -39,26 +49,27 @@ class Pose:
     own: bool = False
 
 
-def place_objects(T_world_group: Floats, parts: Sequence[Part], up: Floats | None) -> list[Pose]:
-    """Poses of all parts, given the group's pose [4, 4]; up is the world's up [3] where it is known.
+def place_objects(T_world_group: Floats, parts: Sequence[Part], up: Floats | None, check: Check) -> list[Pose]:
+    """Poses of all parts, given the group's pose [4, 4]; up is the world's up [3] where it is known. check: see Check.
 
     The prior's width comes from the scene itself: first everything moves a little, then how far it moved says how far
     the predictions can be trusted.
     """
     predicted = [upright(T_world_group @ part.T_group_asset, up) for part in parts]
     width = np.full(3, 0.08)
-    poses = [refined(part, T, T, prior(part, width)) for part, T in zip(parts, predicted, strict=True)]
+    poses = [refined(part, T, T, prior(part, width), check) for part, T in zip(parts, predicted, strict=True)]
     good = [i for i, pose in enumerate(poses) if pose.score < CONTRADICTED]
     if good and len(parts) > 1:
         moves = np.stack([_change(poses[i].T, predicted[i]) / _unit(parts[i]) for i in good])
         squares = np.stack([moves[:, :3], moves[:, 3:6], np.repeat(moves[:, 6:], 3, 1)], axis=1) ** 2
         width = np.clip(np.sqrt((squares.mean(axis=2).sum(axis=0) + 0.02**2) / (len(good) + 1)) * 1.2, 0.01, 0.15)
         poses = [
-            refined(part, T, pose.T, prior(part, width)) for part, T, pose in zip(parts, predicted, poses, strict=True)
+            refined(part, T, pose.T, prior(part, width), check)
+            for part, T, pose in zip(parts, predicted, poses, strict=True)
         ]
     axis = up if up is not None else T_world_group[:3, 2] / scale_of(T_world_group)
     return [
-        pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis)
+        pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis, check)
         for part, pose in zip(parts, poses, strict=True)
     ]
 
@@ -107,12 +118,13 @@ def prior(part: Part, width: Floats) -> Floats:
     return np.repeat(width, [3, 3, 1]) * _unit(part)
 
 
-def refined(part: Part, T_predicted: Floats, T_start: Floats, sigma: Floats) -> Pose:
+def refined(part: Part, T_predicted: Floats, T_start: Floats, sigma: Floats, check: Check) -> Pose:
     """One object's maximum a posteriori pose from T_start, with standard deviations sigma [7] about T_predicted."""
     single = Part(part.surface, part.evidence, np.eye(4))
     T = T_start[None]
     precision = np.diag(1 / sigma**2)
     for stage in STAGES:
+        check()
         centre = T[0, :3, 3]
         offset = np.linalg.norm(residuals(T, single, stage)[2][0], axis=-1)
         spread = max(1.48 * float(np.median(offset)), single.evidence.noise)
@@ -127,11 +139,11 @@ def refined(part: Part, T_predicted: Floats, T_start: Floats, sigma: Floats) -> 
     return Pose(T[0], covariance, residual, float(part_score(T, single, 300)[0]))
 
 
-def _found_anew(part: Part, predicted: Pose, up: Floats) -> Pose:
+def _found_anew(part: Part, predicted: Pose, up: Floats, check: Check) -> Pose:
     """The better of the predicted pose and one found from the object's own points, standing upright."""
     single = Part(part.surface, part.evidence, np.eye(4))
-    T, _ = search([single], upright_rotations(up))
-    candidates = [refined(part, start, start, FREE * _unit(part)) for start in (upright(t, up) for t in T[:3])]
+    T, _ = search([single], upright_rotations(up), check)
+    candidates = [refined(part, start, start, FREE * _unit(part), check) for start in (upright(t, up) for t in T[:3])]
     best = min(candidates, key=lambda pose: pose.score)
     if best.score > BETTER * predicted.score:
         return predicted

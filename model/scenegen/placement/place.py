@@ -6,20 +6,21 @@ Knows nothing about torch, ROS or how assets were generated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from scenegen.placement.evidence import common_views, gather, support_up
 from scenegen.placement.objects import Pose, place_objects, placed
 from scenegen.placement.search import all_rotations, search, upright_rotations
-from scenegen.placement.solver import Part, scale_of
+from scenegen.placement.solver import Check, Part, scale_of
 from scenegen.placement.surface import Surface
 from scenegen.placement.unscaled import place_by_outlines
-from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject, Scene, View
+from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject, Scene, View
 
 DOUBTFUL = 0.1  # score of the group above which upright starts alone are not believed
 UPRIGHT_BONUS = 0.9  # a pose on the support plane's normal wins against one that scores this much
+WALL = 0.5  # a plane around the objects whose normal is farther from the vertical than 60 degrees carries nothing
 
 
 def place_scene(
@@ -28,6 +29,7 @@ def place_scene(
     *,
     gravity: Floats | None = None,
     known_sizes: Mapping[str, float] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> tuple[PlacedObject, ...]:
     """Place a generated scene where the views saw it: one object per asset, in the order of scene.assets.
 
@@ -37,8 +39,9 @@ def place_scene(
     of an asset by its label: then it is metric, and in the world where the first view's pose is known. Without
     intrinsics a horizontal field of view of 50 degrees is assumed.
 
-    gravity: [3], the world's up direction, when known: assets stand upright. A vector that points down is turned round
-    where the depth shows what the objects stand on.
+    gravity: [3], the world's up direction, when known: assets stand upright. Where the depth shows what the objects
+    stand on, that says it better, and gravity (which may then point down as well) only tells it from a wall.
+    cancelled: polled all along; Cancelled when it says so.
     An asset no view shows stands where its placement says, with a confidence near zero.
     InvalidInput: no views, no mask of any asset, a useless gravity or size, an asset without a surface.
     """
@@ -51,19 +54,24 @@ def place_scene(
         raise InvalidInput("no views: at least one with masks is needed to place a scene")
     if not any((view.masks == i).any() for view in views for i in ids):
         raise InvalidInput(f"no view has a mask of any of the assets {ids}: use the views they were generated from")
-    surfaces = [Surface.of(asset) for asset in scene.assets]
+
+    def check() -> None:
+        if cancelled is not None and cancelled():
+            raise Cancelled
+
+    surfaces, evidence = [], []
     posed = common_views(views)
-    evidence = [gather(posed, i) for i in ids] if posed else [None] * len(ids)
+    for asset in scene.assets:
+        check()
+        surfaces.append(Surface.of(asset))
+        evidence.append(gather(posed, asset.id) if posed else None)
     parts = {
         i: Part(surfaces[i], found, scene.T_query_asset(i)) for i, found in enumerate(evidence) if found is not None
     }
     if not parts:
-        return place_by_outlines(scene, surfaces, views, up, sizes)
-    support = support_up(posed, ids)
-    if up is not None and support is not None and up @ support < -0.7:
-        up = -up  # seen from above, what carries the objects shows its upper side
-    T_world_query, up = _group_pose(list(parts.values()), support if up is None else up)
-    poses = dict(zip(parts, place_objects(T_world_query, list(parts.values()), up), strict=True))
+        return place_by_outlines(scene, surfaces, views, up, sizes, check)
+    T_world_query, up = _group_pose(list(parts.values()), _up(up, support_up(posed, ids)), check)
+    poses = dict(zip(parts, place_objects(T_world_query, list(parts.values()), up, check), strict=True))
     return tuple(
         _object(asset, poses[i], parts[i], len(parts))
         if i in poses
@@ -81,15 +89,22 @@ def _unit_up(gravity: Floats | None) -> Floats | None:
     return np.asarray(up / np.linalg.norm(up))
 
 
-def _group_pose(parts: Sequence[Part], guess: Floats | None) -> tuple[Floats, Floats | None]:
+def _up(gravity: Floats | None, support: Floats | None) -> Floats | None:
+    """Which way [3] the objects stand: square to what carries them, or by gravity where that is not seen or a wall."""
+    if gravity is None or support is None:
+        return support if gravity is None else gravity
+    return gravity if abs(gravity @ support) < WALL else support
+
+
+def _group_pose(parts: Sequence[Part], guess: Floats | None, check: Check) -> tuple[Floats, Floats | None]:
     """The query asset's pose [4, 4], and up [3] when assets stand upright in it.
 
     guess: up by gravity or by what the objects stand on. Where nothing stands that way, any way round is tried.
     """
-    standing = search(parts, upright_rotations(guess)) if guess is not None else None
+    standing = search(parts, upright_rotations(guess), check) if guess is not None else None
     if standing is not None and standing[1][0] < DOUBTFUL:
         return standing[0][0], guess
-    anyhow = search(parts, all_rotations())
+    anyhow = search(parts, all_rotations(), check)
     if standing is not None and UPRIGHT_BONUS * standing[1][0] <= anyhow[1][0]:
         return standing[0][0], guess
     return anyhow[0][0], None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.solver import Part, Stage, inverse, moved, scale_of, shared_out, solve
+from scenegen.placement.solver import Check, Part, Stage, inverse, moved, scale_of, shared_out, solve
 from scenegen.placement.surface import SPACING, Surface
 from scenegen.scene import Floats
 
@@ -40,17 +40,17 @@ def upright_rotations(up: Floats, count: int = 36) -> Floats:
     return (Rotation.align_vectors([up], [[0.0, 0.0, 1.0]])[0] * yaw).as_matrix()
 
 
-def search(parts: Sequence[Part], rotations: Floats) -> tuple[Floats, Floats]:
+def search(parts: Sequence[Part], rotations: Floats, check: Check) -> tuple[Floats, Floats]:
     """The best poses of a group and their scores (0 is perfect), best first: [k, 4, 4], [k].
 
-    rotations: float64 [r, 3, 3] of the group in the world, to start from.
+    rotations: float64 [r, 3, 3] of the group in the world, to start from. check: see solver.Check.
     """
     T = starts(parts, rotations)
     T = T[np.argsort(score(T, parts, points=60))[:SCORED]]
-    T = solve(T, parts, COARSE)
+    T = solve(T, parts, COARSE, check)
     T = T[np.argsort(score(T, parts, points=100))[:REFINED]]
-    T = solve(T, parts, FINE)
-    T = solve(T[np.argsort(score(T, parts, points=200))[:POLISHED]], parts, POLISH)
+    T = solve(T, parts, FINE, check)
+    T = solve(T[np.argsort(score(T, parts, points=200))[:POLISHED]], parts, POLISH, check)
     final = score(T, parts, points=300)
     order = np.argsort(final)
     return T[order], final[order]

@@ -6,7 +6,7 @@ Knows nothing about how starts are found or which object may move on its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,9 @@ from scipy.spatial.transform import Rotation
 from scenegen.placement.evidence import Evidence, Outline
 from scenegen.placement.surface import Surface
 from scenegen.scene import Floats
+
+Check = Callable[[], None]
+"""Called all along what takes long; raises when the result is not wanted any more."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,13 @@ def _add(total: Normal, arm: Floats, direction: Floats, residual: Floats, weight
     total.cost[:] += (weight * residual**2).sum(axis=1)
 
 
-def solve(T: Floats, parts: Sequence[Part], stages: Sequence[Stage]) -> Floats:
-    """Poses T [s, 4, 4] of a group after one damped Gauss-Newton step per stage."""
+def solve(T: Floats, parts: Sequence[Part], stages: Sequence[Stage], check: Check) -> Floats:
+    """Poses T [s, 4, 4] of a group after one damped Gauss-Newton step per stage; check is called before each."""
     pivot = np.mean([part.evidence.mean for part in parts], axis=0)
     length = float(np.mean([part.evidence.length for part in parts]))
     unit = np.array([1, 1, 1, length, length, length, 1])
     for stage in stages:
+        check()
         normal = normal_equations(T, parts, stage, pivot)
         T = stepped(T, bounded(normal.hessian, normal.gradient, unit), pivot)
     return T

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from scenegen.placement.evidence import Outline, PosedView, outline_of
 from scenegen.placement.objects import placed
 from scenegen.placement.search import seen, upright_rotations
-from scenegen.placement.solver import moved, scale_of
+from scenegen.placement.solver import Check, moved, scale_of
 from scenegen.placement.surface import Surface
 from scenegen.scene import Floats, PlacedObject, Scene, View
 
@@ -43,13 +43,18 @@ class Sight:
 
 
 def place_by_outlines(
-    scene: Scene, surfaces: Sequence[Surface], views: Sequence[View], up: Floats | None, sizes: Mapping[str, float]
+    scene: Scene,
+    surfaces: Sequence[Surface],
+    views: Sequence[View],
+    up: Floats | None,
+    sizes: Mapping[str, float],
+    check: Check,
 ) -> tuple[PlacedObject, ...]:
     """Place a scene from the masks of the first view that shows any asset; see place_scene for frames and units."""
     ids = [asset.id for asset in scene.assets]
     view = next(view for view in views if np.isin(view.masks, ids).any())
     sights = _sights(scene, surfaces, view)
-    T_camera_query = _best_pose(sights, _rotations(view, up))
+    T_camera_query = _best_pose(sights, _rotations(view, up), check)
     scale = _metres(scene, sizes)
     T_out_camera = np.eye(4)
     if scale is not None:
@@ -96,11 +101,11 @@ def _rotations(view: View, up: Floats | None) -> Floats:
     return np.concatenate([upright_rotations(np.array([0.0, -np.cos(p), -np.sin(p)])) for p in PITCHES])
 
 
-def _best_pose(sights: Sequence[Sight], rotations: Floats) -> Floats:
+def _best_pose(sights: Sequence[Sight], rotations: Floats, check: Check) -> Floats:
     """The query's similarity (scale 1) in the camera frame whose outlines agree best: [4, 4]."""
     T = _closed_form(sights, rotations)
     misfit = np.array([np.mean([np.abs(_box_error(t, s)).mean() + _outside(t, s) for s in sights]) for t in T])
-    refined = [_refined(T[k], sights) for k in np.argsort(misfit)[:REFINED]]
+    refined = [_refined(T[k], sights, check) for k in np.argsort(misfit)[:REFINED]]
     final = [np.mean([np.abs(_box_error(t, s)).mean() + _outside(t, s) for s in sights]) for t in refined]
     return refined[int(np.argmin(final))]
 
@@ -147,7 +152,7 @@ def _outside(T_camera_query: Floats, sight: Sight) -> float:
     return float((sight.outline.violation(at)[0] > 0).mean())
 
 
-def _refined(T: Floats, sights: Sequence[Sight]) -> Floats:
+def _refined(T: Floats, sights: Sequence[Sight], check: Check) -> Floats:
     depth = T[2, 3]
 
     def after(change: Floats) -> Floats:
@@ -157,6 +162,7 @@ def _refined(T: Floats, sights: Sequence[Sight]) -> Floats:
         return out
 
     def misfit(change: Floats) -> Floats:
+        check()
         return np.concatenate([*(_box_error(after(change), sight) for sight in sights), 0.3 * change[:3]])
 
     return after(least_squares(misfit, np.zeros(6), loss="soft_l1", f_scale=0.1, diff_step=1e-4, max_nfev=20).x)
