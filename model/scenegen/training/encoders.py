@@ -19,14 +19,17 @@ from scenegen.generator.conditioning import Conditioner, image_tensor
 from scenegen.generator.structure.flow import patchify, unpatchify
 from scenegen.generator.structure.readout import ConditionReadout, compose_placements, yaw_from_logits, yaw_targets
 from scenegen.synthetic.objects import FAMILIES
-from scenegen.training.losses import voxel_iou
+from scenegen.training.losses import occupancy_loss, voxel_iou
 from scenegen.training.shards import Samples
 from scenegen.training.structure_vae import StructureVAE
 
 OBJECTS_PER_STEP = 64
-SCENES_PER_STEP = 4
-WEIGHTS = {"latent": 1.0, "yaw": 0.3, "family": 0.3, "extents": 1.0, "position": 3.0, "size": 1.0}
-WEIGHTS |= {"box": 2.0, "depth": 1.0, "camera": 2.0}
+SCENES_PER_STEP = 2
+DECODED_PER_STEP = 16
+"""Objects of a step whose regressed latents are decoded too: what a small error of a latent does to a thin part, only
+the shape tells."""
+WEIGHTS = {"latent": 1.0, "entropy": 0.5, "dice": 0.5, "yaw": 0.3, "family": 0.3, "extents": 1.0}
+WEIGHTS |= {"position": 3.0, "size": 1.0, "box": 2.0, "depth": 1.0, "camera": 2.0}
 
 
 class EncoderPretraining(nn.Module):
@@ -135,8 +138,13 @@ class EncoderStage:
         crops = image_tensor(self.train.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
         crops = (crops * _gains(rng, len(rows)).to(device)).clamp(max=1)
         estimate = model.readout.of_assets(model.conditioner.image_encoder(crops))
+        some = unpatchify(estimate.latents[:DECODED_PER_STEP], self.patch, self.resolution)
+        truth = torch.from_numpy(self.train.occupancy(rows[:DECODED_PER_STEP])).to(device)
+        entropy, dice = occupancy_loss(self.vae.decoder(some), truth)
         return {
             "latent": F.mse_loss(estimate.latents, patchify(self.latents[id(self.train)][rows].to(device), self.patch)),
+            "entropy": entropy,
+            "dice": dice,
             "yaw": F.cross_entropy(estimate.yaw_logits, yaw_targets(target("yaw"), model.readout.yaw_bins)),
             "family": F.cross_entropy(model.family(estimate.features).float(), target("family")),
             "extents": F.l1_loss(model.extents(estimate.features).float(), target("extents")),

@@ -13,7 +13,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,8 +44,13 @@ class Stage(Protocol):
         ...
 
 
+Optimisers = Sequence[torch.optim.Optimizer]
+
 BETAS = (0.9, 0.98)
 """AdamW's: runs of a few thousand steps have no use for a longer memory of gradient sizes."""
+
+HIDDEN_WIDTH = 64
+"""A matrix narrower than this on one side reads inputs or writes outputs: no hidden layer's."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,9 @@ def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device
     folder.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(device).train()
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, betas=BETAS, weight_decay=schedule.weight_decay)
+    optimisers = make_optimisers(trainable, schedule)
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=None, multi_avg_fn=_ema(schedule.ema), use_buffers=True)
-    start = _resume(folder / "checkpoint.pt", model, average, optimiser)
+    start = _resume(folder / "checkpoint.pt", model, average, optimisers)
     log = Log(folder, start)
     with tqdm(
         range(start, schedule.steps), initial=start, total=schedule.steps, desc=folder.name, mininterval=5
@@ -91,7 +96,7 @@ def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device
         for step in bar:
             noise = torch.Generator().manual_seed(seed * 1_000_003 + step)
             torch.manual_seed(seed * 1_000_003 + step)
-            for group in optimiser.param_groups:
+            for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = schedule.rate(step)
             with attention_for_training(device):
                 with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=schedule.bf16):
@@ -99,9 +104,10 @@ def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device
                 terms["loss"].backward()
             norm = nn.utils.clip_grad_norm_(trainable, schedule.clip_norm)
             if torch.isfinite(norm):
-                optimiser.step()
+                for optimiser in optimisers:
+                    optimiser.step()
                 average.update_parameters(model)
-            optimiser.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             log.train(step, {k: float(v.detach()) for k, v in terms.items()} | {"grad_norm": float(norm)})
             bar.set_postfix(loss=f"{log.smooth:.3f}", refresh=False)
             last = step + 1 == schedule.steps
@@ -112,11 +118,27 @@ def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device
                 log.validate(step + 1, metrics)
                 tqdm.write(f"{folder.name} step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
             if (step + 1) % schedule.save_every == 0 or last:
-                _save(folder / "checkpoint.pt", step + 1, model, average, optimiser)
+                _save(folder / "checkpoint.pt", step + 1, model, average, optimisers)
                 log.flush()
     average.module.eval()
     result: nn.Module = average.module
     return result
+
+
+def make_optimisers(parameters: Sequence[nn.Parameter], schedule: Schedule) -> Optimisers:
+    """Muon for the matrices of hidden layers, AdamW for the rest (embeddings, convolutions, heads, vectors).
+
+    Encoders came as far in 340 steps as with AdamW alone in 450, for a tenth more time per step. Muon's updates are
+    scaled to AdamW's size, so both take one learning rate.
+    """
+    matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= HIDDEN_WIDTH]
+    taken = {id(p) for p in matrices}
+    lr, decay = schedule.learning_rate, schedule.weight_decay
+    rest = [p for p in parameters if id(p) not in taken]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr, betas=BETAS, weight_decay=decay)]
+    if matrices:
+        optimisers.append(torch.optim.Muon(matrices, lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimisers
 
 
 def attention_for_training(device: str) -> contextlib.AbstractContextManager[None]:
@@ -139,21 +161,22 @@ def _ema(decay: float) -> Callable[[Iterable[Tensor], Iterable[Tensor], Tensor |
     return update
 
 
-def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimisers: Optimisers) -> None:
     part = path.with_suffix(".part")
-    state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({"step": step, **state}, part)
+    state = {"model": model.state_dict(), "average": average.state_dict()}
+    torch.save({"step": step, "optimisers": [optimiser.state_dict() for optimiser in optimisers], **state}, part)
     os.replace(part, path)  # A run killed while saving still finds the checkpoint before.
 
 
-def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+def _resume(path: Path, model: nn.Module, average: nn.Module, optimisers: Optimisers) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     try:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
     except (RuntimeError, ValueError, KeyError) as error:
         raise InvalidInput(f"{path} is a checkpoint of another model: use a new --out folder ({error})") from error
     return int(state["step"])

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scenegen.generator.conditioning import Conditioner
+from scenegen.generator.sampling import predict_clean
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.readout import compose_placements
 from scenegen.training.encoders import condition_batch, encode_all
-from scenegen.training.losses import collision_loss, placement_loss, voxel_iou
+from scenegen.training.losses import collision_loss, occupancy_loss, placement_loss, voxel_iou
 from scenegen.training.shards import Samples
 from scenegen.training.structure_vae import StructureVAE
 
@@ -27,6 +28,9 @@ SIGMA = 1e-5
 UNCONDITIONAL = 0.1
 PLACEMENT_WEIGHT = 0.15
 COLLISION_WEIGHT = 0.1
+DECODED_WEIGHT = 0.3
+DECODED_PER_STEP = 8
+"""Objects of a step whose clean latents, as the velocity points to them, are decoded and compared as shapes."""
 COLLISION_POINTS = 128
 
 
@@ -81,17 +85,22 @@ class StructureStage:
         cond, latents, placements, grids = self.batch(self.train, chosen, step_rng)
         dropped = torch.from_numpy(step_rng.random(len(cond)) < UNCONDITIONAL).to(cond.device)
         cond = cond * ~dropped[:, None, None]
+        kept = (~dropped).nonzero()[:DECODED_PER_STEP, 0]
         t = torch.from_numpy(draw_times(step_rng, len(cond))).to(cond.device)
         eps = torch.randn(latents.shape, generator=noise).to(cond.device)
         time = t[:, None, None, None, None]
         x = (1 - time) * latents + (SIGMA + (1 - SIGMA) * time) * eps
         velocity, predicted = self.model(x, 1000 * t, cond, scenes=len(chosen))
         flow = F.mse_loss(velocity.float(), (1 - SIGMA) * eps - latents)
+        clean = predict_clean(x, velocity.float(), time, SIGMA)
+        shape = occupancy_loss(self.vae.decoder(clean[kept]), grids[kept])
         place = placement_loss(predicted, placements, len(chosen))
         collision = collision_loss(predicted.float(), grids, len(chosen), COLLISION_POINTS, noise)
         return {
-            "loss": flow + PLACEMENT_WEIGHT * place + COLLISION_WEIGHT * collision,
+            "loss": flow + PLACEMENT_WEIGHT * place + COLLISION_WEIGHT * collision + DECODED_WEIGHT * sum(shape),
             "flow": flow,
+            "entropy": shape[0],
+            "dice": shape[1],
             "placement": place,
             "collision": collision,
         }
