@@ -38,3 +38,18 @@ class GridFields:
     coords: Tensor
     features: Tensor
     resolution: int
+
+
+@dataclass(frozen=True)
+class RadianceField:
+    """A factorised radiance field per voxel of one asset (spec/latents.md section 6), for renderers that know it.
+
+    trivec: [V, rank, 3, dim]. density: [V, rank]. features_dc: [V, rank, 1, 3]. positions: [V, 3], voxel centres in
+    the unit box from 0 to 1. depth: uint8 [V, 1], octree level.
+    """
+
+    trivec: Tensor
+    density: Tensor
+    features_dc: Tensor
+    positions: Tensor
+    depth: Tensor

@@ -1,6 +1,6 @@
 """Attention over tokens (spec/structure.md section 1). Knows nothing about what the tokens stand for.
 
-Queries, keys and values are [B, L, H, head_dim]; no mask, no dropout, and no score matrix is ever stored.
+Queries, keys and values are [B, L, H, head_dim]; no dropout, and no score matrix is ever stored.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ def _xformers_attention() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
         return None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v: [B, L, H, d], [B, T, H, d], [B, T, H, d] -> [B, L, H, d].
 
-    xformers where it is installed and the tensors are on CUDA, torch's fused attention elsewhere.
+    mask: bool, broadcast to [B, H, L, T], False where a key is not to be seen. xformers where it is installed, the
+    tensors are on CUDA and nothing is masked; torch's fused attention elsewhere.
     """
-    fused = _xformers_attention() if q.is_cuda else None
+    fused = _xformers_attention() if q.is_cuda and mask is None else None
     if fused is not None:
         return fused(q, k, v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if q.device.type == "cpu" and q.requires_grad:
         # Measured: the fused CPU backward takes 2 to 7 times as long in bfloat16 as in float32.
         with torch.autocast("cpu", enabled=False):
-            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
     else:
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, mask)
     return out.transpose(1, 2)
 
 
