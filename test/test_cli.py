@@ -96,6 +96,18 @@ def test_generate_by_a_server(
     assert len(list_scenes(tmp_path / "out")) == 2
 
 
+@pytest.mark.parametrize("detail", ["coarse", "textured"])
+def test_generate_takes_the_detail_that_is_asked_for(inputs: list[str], tmp_path: Path, detail: str) -> None:
+    with running(StubGenerator(textures=True, released=3), tmp_path / "s") as address:
+        arguments = ["generate", *with_depth(inputs), "--server", address, "--out", str(tmp_path / "out")]
+        assert cli.main([*arguments, "--detail", detail]) == 0
+    (folder,) = list_scenes(tmp_path / "out")
+    scene, _, meta = read_scene(folder)
+    assert [asset.detail for asset in scene.assets] == [detail] * 3 and meta["preliminary"] is False
+    preview = np.asarray(Image.open(folder / "preview.png"))
+    assert (preview[40:, -600:] < 250).any(), "textured objects are drawn too"
+
+
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from scenegen.scene import Asset, Cancelled, Progress
+from scenegen.scene import Asset, Cancelled, Progress, Scene
 
 
 class Work:
@@ -41,7 +41,7 @@ class Work:
         self.seconds[name] = time.perf_counter() - begin
         self.done(1.0)
 
-    def done(self, fraction: float, asset: Asset | None = None) -> None:
-        """Report that a fraction (0..1) of the current stage is done, and the asset just finished, if any."""
+    def done(self, fraction: float, asset: Asset | None = None, scene: Scene | None = None) -> None:
+        """Report that a fraction (0..1) of the current stage is done, and the asset or coarse scene just finished."""
         if self._on_progress is not None:
-            self._on_progress(Progress(self._stage, min(self._begin + fraction * self._share, 1.0), asset))
+            self._on_progress(Progress(self._stage, min(self._begin + fraction * self._share, 1.0), asset, scene))
