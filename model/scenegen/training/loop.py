@@ -219,7 +219,7 @@ class Log:
         for name, rows in (("log.csv", self.rows), ("validation.csv", self.validation)):
             if rows:
                 with open(self.folder / name, "w", newline="") as file:
-                    writer = csv.DictWriter(file, fieldnames=list(rows[0]), restval="")
+                    writer = csv.DictWriter(file, fieldnames=_names(rows), restval="")
                     writer.writeheader()
                     writer.writerows(rows)
 
@@ -231,7 +231,7 @@ class Log:
         import matplotlib.pyplot as plt
 
         groups = [(self.rows, 50, "training"), (self.validation, 1, "held out")]
-        panels = [(rows, w, t, k) for rows, w, t in groups if rows for k in rows[0] if k != "step"]
+        panels = [(rows, w, t, k) for rows, w, t in groups if rows for k in _names(rows) if k != "step"]
         columns = min(4, len(panels))
         lines = math.ceil(len(panels) / columns)
         figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 2.5 * lines), squeeze=False)
@@ -247,6 +247,11 @@ class Log:
         figure.tight_layout()
         figure.savefig(self.folder / "losses.png", dpi=90)
         plt.close(figure)
+
+
+def _names(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Every column's name: a run may be resumed with another term in its loss."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _read_rows(path: Path) -> list[dict[str, float]]:
