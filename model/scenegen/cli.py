@@ -157,17 +157,18 @@ def _generate_scene(args: argparse.Namespace, views: Sequence[View]) -> Scene:
 
 
 def table(placed: Sequence[PlacedObject], frame_id: str) -> list[str]:
-    """Lines that say what was generated: id, size, position, confidence, residual, and whether lengths are metres."""
+    """Lines that say what was generated: id, detail, size, position, confidence, residual, and the unit of lengths."""
     unit = "metres" if all(o.metric for o in placed) else "sizes of the query asset, not metric"
     lines = [
         f"lengths in {unit}; frame {frame_id}",
-        f"{'id':>4}  {'label':<14} {'size':<20} {'position':<24} confidence  residual",
+        f"{'id':>4}  {'label':<14} {'detail':<9} {'size':<20} {'position':<24} confidence  residual",
     ]
     for o in placed:
         size = " x ".join(f"{x:.3g}" for x in o.size_m)
         position = ", ".join(f"{x:.3f}" for x in o.T_world_object[:3, 3])
         residual = "-" if math.isnan(o.residual_m) else f"{o.residual_m:.4f}"
-        lines.append(f"{o.id:>4}  {o.label:<14} {size:<20} {position:<24} {o.confidence:>10.2f}  {residual:>8}")
+        what = f"{o.id:>4}  {o.label:<14} {o.asset.detail:<9}"
+        lines.append(f"{what} {size:<20} {position:<24} {o.confidence:>10.2f}  {residual:>8}")
     return lines
 
 
