@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from scenegen.generator.latents.fields import GridFields
+from scenegen.generator.meshing.edges import keep_faces
 from scenegen.generator.meshing.flexicubes import ExtractedMesh, extract
+from scenegen.generator.meshing.hidden_faces import hidden_faces
 
 
 def _outputs(mesh: ExtractedMesh) -> dict[str, Tensor]:
@@ -58,7 +60,24 @@ class _FlexiCubes(nn.Module):
         return _outputs(extract(GridFields(coords, torch.cat(channels, 1), size)))
 
 
+class _FillHoles(nn.Module):
+    """Given which of some views see which face. Filled holes depend on MeshFix in the stored outputs: left out."""
+
+    def __init__(self, max_hole_size: float, max_hole_nbe: int) -> None:
+        super().__init__()
+        self.largest_opening = max_hole_size
+
+    def forward(self, vertices: Tensor, faces: Tensor, visibility: Tensor) -> dict[str, Tensor]:
+        share = visibility.float().mean(0).cpu().numpy()
+        points, corners = vertices.cpu().numpy(), faces.cpu().numpy()
+        removed = hidden_faces(points, corners, share, self.largest_opening)
+        if removed is not None:
+            points, corners = keep_faces(points, corners, ~removed)
+        return {"kept_vertices": torch.from_numpy(points), "kept_faces": torch.from_numpy(corners)}
+
+
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "SparseFeatures2Mesh": _SparseFeatures2Mesh,
     "FlexiCubes": _FlexiCubes,
+    "FillHoles": _FillHoles,
 }

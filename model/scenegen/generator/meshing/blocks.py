@@ -49,7 +49,7 @@ class Blocks:
         return (x * np.int32(self._per_axis) + y) * np.int32(self._per_axis) + z
 
     def cells(self, x: Ints, y: Ints, z: Ints) -> Ints:
-        """Where cells stand in an array over cells, int32 [n]; those of no block in the last one. Coordinates 0..size."""
+        """Where cells stand in an array over cells, int32 [n]; those of no block in the last. Coordinates 0..size."""
         inner = ((x & _WITHIN) * SIDE + (y & _WITHIN)) * SIDE + (z & _WITHIN)
         return self._slot[self._block(x // SIDE, y // SIDE, z // SIDE)] * np.int32(VOLUME) + inner
 
