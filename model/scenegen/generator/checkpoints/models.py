@@ -25,13 +25,29 @@ from scenegen.generator.checkpoints.tensors import (
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.encoders.vggt_cameras import VGGT
+from scenegen.generator.latents.encoder import SLatEncoder
+from scenegen.generator.latents.flow import SLatFlowModel
+from scenegen.generator.latents.gaussian_decoder import SLatGaussianDecoder
+from scenegen.generator.latents.mesh_decoder import SLatMeshDecoder
+from scenegen.generator.latents.radiance_decoder import SLatRadianceFieldDecoder
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.vae import SparseStructureDecoder, SparseStructureEncoder
 from scenegen.scene import InvalidInput
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     model.__name__: model
-    for model in (SparseStructureFlowModel, SparseStructureDecoder, SparseStructureEncoder, VGGTAggregator, VGGT)
+    for model in (
+        SparseStructureFlowModel,
+        SparseStructureDecoder,
+        SparseStructureEncoder,
+        SLatFlowModel,
+        SLatEncoder,
+        SLatGaussianDecoder,
+        SLatRadianceFieldDecoder,
+        SLatMeshDecoder,
+        VGGTAggregator,
+        VGGT,
+    )
 }
 """Every class that an `X.json` may name."""
 

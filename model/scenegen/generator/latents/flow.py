@@ -8,6 +8,7 @@ of the published checkpoints. Knows nothing about schedules, guidance weights or
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -71,7 +72,7 @@ class SLatFlowModel(nn.Module):
         self.input_layer = nn.Linear(in_channels, outermost)
         self.input_blocks, self.out_blocks = nn.ModuleList(), nn.ModuleList()
         doubled = 2 if use_skip_connection else 1
-        levels = list(zip(widths, (*widths[1:], model_channels), strict=True))
+        levels = list(pairwise((*widths, model_channels)))
         for width, deeper in levels:
             for _ in range(num_io_res_blocks - 1):
                 self.input_blocks.append(SparseResBlock3d(width, model_channels))

@@ -135,8 +135,7 @@ class Voxels:
     @cached_property
     def coarser(self) -> Pooling:
         """The parents of all voxels, at half the resolution, and the way back."""
-        coords = self.coords.long()
-        coords[:, 1:] = torch.div(coords[:, 1:], 2, rounding_mode="floor")
+        coords = torch.div(self.coords.long(), self.coords.new_tensor([1, 2, 2, 2]), rounding_mode="floor")
         side = MAX_COORDINATE + 1
         keys, parent, counts = torch.unique(_linear(coords, side), return_inverse=True, return_counts=True)
         columns = [keys // side**3, keys // side**2 % side, keys // side % side, keys % side]
