@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).parent))  # this file is also loaded by its path, for its neighbours' builders
 
+import conformance_latents
+import conformance_meshing
+import conformance_texture
+import conformance_training
 import conformance_vggt_heads
 
-from scenegen.generator.assembly import assemble_scene
 from scenegen.generator.conditioning import condition_tokens, image_tensor
 from scenegen.generator.encoders.dinov2 import normalise_tokens
 from scenegen.generator.encoders.vggt import VGGTAggregator
@@ -104,23 +107,6 @@ class _MultiViewSampler(nn.Module):
         return {"coords": occupied_voxels(self.decoder(latents)), "positions": positions}
 
 
-class _SceneAssembly(nn.Module):
-    def forward(
-        self, positions: Tensor, vertices: Tensor, num_vertices: Tensor, resorted_indices: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        order = range(len(positions)) if resorted_indices is None else resorted_indices.tolist()
-        parts = np.split(vertices.cpu().numpy(), num_vertices.cpu().cumsum(0)[:-1].numpy())
-        assembly = assemble_scene(positions.cpu().numpy(), parts, order=order, literal=True)
-        matrices = assembly.T_scene_asset
-        points = [parts[i] @ T[:3, :3].T + T[:3, 3] for i, T in zip(order, matrices, strict=True)]
-        return {
-            "matrices": torch.from_numpy(matrices),
-            "points": torch.from_numpy(np.concatenate(points)),
-            "positions_global": torch.from_numpy(assembly.translations_zup),
-            "bounds": torch.from_numpy(assembly.bounds),
-        }
-
-
 class _Aggregator(VGGTAggregator):
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         first, last = super().forward(images, rounds=(0, -1))
@@ -168,11 +154,14 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "SSCoords": _Coords,
     "Sampler": _Sampler,
     "MultiViewSampler": _MultiViewSampler,
-    "SceneAssembly": _SceneAssembly,
     "VGGTAggregator": _Aggregator,
     "Preprocess": _Preprocess,
     "CondAssembly": _CondAssembly,
     **conformance_vggt_heads.BUILDERS,
+    **conformance_latents.BUILDERS,
+    **conformance_meshing.BUILDERS,
+    **conformance_texture.BUILDERS,
+    **conformance_training.BUILDERS,
 }
 
 
@@ -181,4 +170,5 @@ def build_model(config: Config) -> nn.Module:
     name = config.get("name") or config["kind"]
     if name not in BUILDERS:
         raise NotImplementedError(name)
-    return BUILDERS[name](**config.get("args", {}))
+    beside = {key: config[key] for key in ("sampler", "normalization") if key in config}
+    return BUILDERS[name](**config.get("args", {}), **beside)

@@ -14,7 +14,7 @@ from scenegen.generator.nn.rotation import rotation_matrices
 POSITION_WEIGHTS = {"translation": 7.0, "rotation": 5.0, "scale": 3.0}
 """Weights of the placement loss, as released."""
 
-BETA = 0.02
+PLACEMENT_BETA = 0.02
 """Transition point of the placement loss from squared to absolute."""
 
 
@@ -43,19 +43,24 @@ def placement_loss(predicted: Tensor, true: Tensor, scenes: int) -> Tensor:
     predicted, true = (x.float().unflatten(0, (scenes, -1)) for x in (predicted, true))
     if predicted.shape[1] == 1:
         return predicted.sum() * 0
-    half = true[..., 7:] / 2
-    extent = (true[..., :3] + half).amax(1, keepdim=True) - (true[..., :3] - half).amin(1, keepdim=True)
-    extent = extent.clamp(min=0.01)
+    extent = scene_extent(true)
     predicted, true = predicted[:, 1:], true[:, 1:]
-    translation = F.smooth_l1_loss(predicted[..., :3] / extent, true[..., :3] / extent, beta=BETA)
+    translation = F.smooth_l1_loss(predicted[..., :3] / extent, true[..., :3] / extent, beta=PLACEMENT_BETA)
     signs = [
-        F.smooth_l1_loss(predicted[..., 3:7], sign * true[..., 3:7], beta=BETA, reduction="none").mean(-1)
+        F.smooth_l1_loss(predicted[..., 3:7], sign * true[..., 3:7], beta=PLACEMENT_BETA, reduction="none").mean(-1)
         for sign in (1, -1)
     ]
     rotation = torch.minimum(*signs).mean()
-    scale = F.smooth_l1_loss(predicted[..., 7], true[..., 7], beta=BETA)
+    scale = F.smooth_l1_loss(predicted[..., 7], true[..., 7], beta=PLACEMENT_BETA)
     weights = POSITION_WEIGHTS
     return weights["translation"] * translation + weights["rotation"] * rotation + weights["scale"] * scale
+
+
+def scene_extent(placements: Tensor) -> Tensor:
+    """Extents [S, 1, 3] per axis of scenes whose assets [S, N, 8] are taken for cubes of their scale, at least 0.01."""
+    half = placements[..., 7:] / 2
+    high, low = (placements[..., :3] + half).amax(1, keepdim=True), (placements[..., :3] - half).amin(1, keepdim=True)
+    return (high - low).clamp(min=0.01)
 
 
 def collision_loss(placements: Tensor, occupancy: Tensor, scenes: int, points: int, noise: torch.Generator) -> Tensor:
