@@ -1,4 +1,4 @@
-"""The `scenegen` command: generate, serve, synthesize, train, evaluate, benchmark.
+"""The `scenegen` command: generate, serve, synthesize, train, evaluate, benchmark, and what concerns checkpoints.
 
 Reads arguments and reports results; the work is done elsewhere, and torch is loaded only by the commands that need it.
 """
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from scenegen import __version__
 from scenegen.client import GenerationFailed, SceneClient, ServerError
+from scenegen.commands import add_parsers as add_checkpoint_commands
 from scenegen.evaluation.benchmark import Generator
 from scenegen.evaluation.commands import add_parser as add_evaluation
 from scenegen.files import SceneNotStored, new_scene_id, write_scene
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_synthesize(commands)
     add_train(commands)
     add_evaluation(commands, _load_generator)
+    add_checkpoint_commands(commands)
     return parser
 
 

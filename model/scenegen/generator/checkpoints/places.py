@@ -26,11 +26,10 @@ def find_model(folder: Path, name: str) -> Path:
 
     Raises InvalidInput naming what is missing.
     """
-    candidates = list(_candidates(folder, name))
-    for stem in candidates:
+    for stem in _candidates(folder, name):
         if with_ending(stem, ".json").is_file():
             return stem
-    raise InvalidInput(_missing(with_ending(candidates[0], ".json"), name))
+    raise InvalidInput(_missing(folder, name))
 
 
 def find_encoder(folder: Path, name: str) -> Path:
@@ -38,14 +37,13 @@ def find_encoder(folder: Path, name: str) -> Path:
 
     Raises InvalidInput naming what is missing.
     """
-    candidates = list(_candidates(folder, name))
-    for place in candidates:
+    for place in _candidates(folder, name):
         if place.is_dir() or with_ending(place, ".json").is_file():
             return place
         if place.suffix == ".safetensors" and any(place.with_suffix(s).is_file() for s in (*PICKLES, ".safetensors")):
             require_safetensors(place)
             return place
-    raise InvalidInput(_missing(candidates[0], name))
+    raise InvalidInput(_missing(folder, name))
 
 
 def with_ending(stem: Path, ending: str) -> Path:
@@ -64,13 +62,14 @@ def _candidates(folder: Path, name: str) -> Iterator[Path]:
     owner, own_name, *rest = repository.split("/")
     inside = Path(*rest)
     yield folder / own_name / inside
+    yield folder / Path(name).name
     cached = cached_repository(f"{owner}/{own_name}")
     if cached is not None:
         yield cached / inside
 
 
-def _missing(place: Path, name: str) -> str:
-    return (
-        f"{place} is missing, and {name!r} is not in the Hugging Face cache: the checkpoint is not complete. "
-        "`scenegen download full` fetches all of it"
-    )
+def _missing(folder: Path, name: str) -> str:
+    missing = f"{with_ending(folder / name, '.json')} is missing"
+    if "/" in HUB_REPOSITORIES.get(name, name):
+        missing += f", and {name} is not in the Hugging Face cache"
+    return f"{missing}: the checkpoint is not complete (`scenegen download full` fetches all of the published one)"
