@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from scenegen.client import ServerError
 from scenegen.files import SceneNotStored
 from scenegen.placement import place_scene
-from scenegen.scene import Cancelled, Detail, InvalidInput, PlacedObject, Progress, Scene, View
+from scenegen.scene import Cancelled, Detail, Floats, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen_ros.scene_store import SceneStore, StoredScene
 from scenegen_ros.view_collector import KeptView, ViewCollector
 
@@ -145,7 +147,7 @@ class Generation(threading.Thread):
         """Scene -> placed objects -> files -> announced."""
         self._enter("placing", progress)
         views = [k.view for k in self._kept]
-        objects = place_scene(scene, views)
+        objects = place_scene(scene, views, gravity=self._up(views), cancelled=self._cancelled)
         frame_id, stamp_ns = self._frame_and_stamp(objects, self._kept)
         self._enter("saving", progress if preliminary else 0.98)
         stored = self._store.save(scene, objects, views, frame_id, stamp_ns, preliminary=preliminary)
@@ -182,6 +184,11 @@ class Generation(threading.Thread):
                     f"{self._waiting_for()}"
                 )
             self._stopped.wait(_POLL_S)
+
+    def _up(self, views: Sequence[View]) -> Floats | None:
+        """Up in the frame of metric poses: z of every frame but a camera's optical one (REP 103, REP 105)."""
+        level = self._fixed_frame and "_optical" not in self._fixed_frame
+        return np.array([0.0, 0.0, 1.0]) if level and any(view.depth_m is not None for view in views) else None
 
     def _frame_and_stamp(self, objects: Sequence[PlacedObject], kept: Sequence[KeptView]) -> tuple[str, int]:
         """Frame of the poses, and the stamp they hold at (scenegen.placement.place_scene says which frame it used).

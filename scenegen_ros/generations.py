@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from rclpy.action.server import ActionServer, CancelResponse, GoalResponse, ServerGoalHandle
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 
 from scenegen.client import SceneClient
@@ -68,15 +69,16 @@ class Generations:
         self._active = True
 
     def close(self) -> None:
-        """Refuses work from now on, and cancels what runs; returns when its thread has ended."""
+        """Refuses work from now on, and cancels what runs. Does not wait for its end: the executor has other work."""
         self._active = False
         if self._running is not None:
             self._running.stop()
-            self._running.join()
 
     def destroy(self) -> None:
-        """Takes the action and the services away."""
+        """Takes the action and the services away, once what runs has ended."""
         self.close()
+        if self._running is not None:
+            self._running.join()
         self._server.destroy()
         for service in self._services:
             self._node.destroy_service(service)
@@ -137,24 +139,33 @@ class Generations:
             self._last = outcome
             if outcome.stored is not None:
                 self._views_used = kept_at_start
-                self._node.get_logger().info(outcome.message)
+                self._tell(lambda: self._node.get_logger().info(outcome.message))
             else:
                 self._not_before_s = time.monotonic() + _RETRY_S
-                self._node.get_logger().error(f"no scene: {outcome.message}")
-            on_done(outcome)
+                self._tell(lambda: self._node.get_logger().error(f"no scene: {outcome.message}"))
+            self._tell(lambda: on_done(outcome))
 
         self._running = Generation(
             goal,
             self._collector,
             self._client,
             self._store,
-            announce=self._publisher.announce,
+            announce=lambda stored: self._tell(lambda: self._publisher.announce(stored)),
             waiting_for=self._waiting_for,
             cancelled=cancelled,
-            on_stage=on_stage,
+            on_stage=lambda stage: self._tell(lambda: on_stage(stage)),
             on_done=done,
         )
         self._running.start()
+
+    def _tell(self, say: Callable[[], object]) -> None:
+        """Says something from the generation's thread; when the process is being ended, ROS is gone before it."""
+        try:
+            if self._node.context.ok():
+                say()
+        except _rclpy.RCLError:
+            if self._node.context.ok():
+                raise
 
     def _judge(self, request: GenerateScene.Goal) -> GoalResponse:
         if not self._active:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,6 +18,7 @@ import pytest
 import rclpy
 import trimesh
 from action_msgs.msg import GoalStatus
+from conftest import ROOT
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_helpers import SIZE, Rig, boxes, rig, wait_for
@@ -24,15 +28,16 @@ from serving import StubGenerator, running, view
 from visualization_msgs.msg import Marker
 
 from scenegen.client import SceneClient
-from scenegen.scene import Asset, PlacedObject, Scene, View
+from scenegen.scene import Asset, Cancelled, PlacedObject, Scene, View
 from scenegen_ros import generation
 from scenegen_ros.conversions import camera_info_message, image_message
+from scenegen_ros.demo_operator import Operator, Stages
 from scenegen_ros.srv import Capture, Clear
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 
 
-def fast_place(scene: Scene, views: list[View]) -> tuple[PlacedObject, ...]:
+def fast_place(scene: Scene, views: list[View], **how: Any) -> tuple[PlacedObject, ...]:
     """In place of place_scene where placing is not what is tested: object i stands at x = i m."""
 
     def placed(asset: Asset) -> PlacedObject:
@@ -248,6 +253,49 @@ def test_deactivating_ends_a_running_goal_with_the_reason(ros_context: rclpy.Con
         stub.step.release(10)
 
 
+def test_deactivating_while_placing_cancels_it(
+    ros_context: rclpy.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placing, up = threading.Event(), []
+
+    def endless_place(
+        scene: Scene, views: list[View], *, gravity: np.ndarray, cancelled: Callable[[], bool]
+    ) -> tuple[PlacedObject, ...]:
+        up.append(gravity.tolist())
+        placing.set()
+        wait_for(cancelled, "the end of placing")
+        raise Cancelled
+
+    monkeypatch.setattr(generation, "place_scene", endless_place)
+    with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
+        handle = r.ears.send()
+        assert placing.wait(60)
+        assert r.node.trigger_deactivate() == SUCCESS
+        answer = r.ears.result(handle)
+        assert answer.status == GoalStatus.STATUS_ABORTED and "cancelled while placing" in answer.result.message
+    assert up == [[0.0, 0.0, 1.0]]
+
+
+def test_ended_in_the_middle_of_a_goal_it_leaves_without_a_traceback(ros_domain: int, tmp_path: Path) -> None:
+    class Ended(Exception):
+        pass
+
+    parameters = ("-p", f"server:=unix:{tmp_path}/nobody.sock", "-p", f"output_dir:={tmp_path}")
+    command = [sys.executable, "-m", "scenegen_ros.node", "--ros-args", *parameters]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def check() -> None:
+        if process.poll() is not None:
+            raise Ended
+
+    with Operator(check) as operator:
+        operator.bring_up()
+        with pytest.raises(Ended):
+            operator.generate((), 1, 42, Stages(lambda stage, progress: process.terminate()))
+    _, said = process.communicate()
+    assert process.returncode == 0 and "Traceback" not in said, said
+
+
 def cancel(r: Rig, handle: Any) -> Any:
     future = handle.cancel_goal_async()
     wait_for(future.done, "the cancel to be answered")
@@ -291,7 +339,7 @@ def test_cancel_while_waiting_for_views_queued_generating_and_placing(
 
         placing, go_on = threading.Event(), threading.Event()
 
-        def slow_place(scene: Scene, views: list[View]) -> tuple[PlacedObject, ...]:
+        def slow_place(scene: Scene, views: list[View], **how: Any) -> tuple[PlacedObject, ...]:
             placing.set()
             assert go_on.wait(60)
             return fast_place(scene, views)
