@@ -23,14 +23,15 @@ _MAX_VIEWS = 16
 class Ingest:
     """published_hz: what the camera managed. cpu_share: of one core. heard: messages per topic, of frames published.
 
-    paired: frames whose image, masks, depth and camera info met. kept: views; due: as the camera's motion asks for.
+    usable: frames whose image, masks, depth and camera info met, with TF at their stamp. kept: views; due: as the
+    camera's motion asks for.
     """
 
     frames: int
     published_hz: float
     cpu_share: float
     heard: dict[str, int]
-    paired: int
+    usable: int
     kept: int
     due: int
     node_peak_rss_mb: float
@@ -41,7 +42,7 @@ class Ingest:
         return [
             ("published", f"{self.frames} frames at {self.published_hz:.1f} Hz"),
             ("messages heard", heard),
-            ("frames lost", f"{self.frames - self.paired} of {self.frames}"),
+            ("frames lost", f"{self.frames - self.usable} of {self.frames}"),
             ("views kept", f"{self.kept} of {self.due} due"),
             ("node's CPU share", f"{self.cpu_share:.0%} of one core"),
             ("node's peak memory", f"{self.node_peak_rss_mb:.0f} MB"),
@@ -67,13 +68,14 @@ def run(seconds: float) -> Ingest:
             children.start("camera", "benchmark.camera", str(frames), str(children.pid("node")), str(result))
             observer.wait(result.exists, "the camera's last frame")
             counters = observer.counters()
+            pairing = counters["pairing"]
         camera = json.loads(result.read_text())
         return Ingest(
             frames=frames,
             published_hz=frames / camera["seconds"],
             cpu_share=camera["watched_cpu_s"] / camera["seconds"],
             heard={topic: int(counters[topic]["messages"]) for topic in ("image", "masks", "depth", "camera_info")},
-            paired=int(counters["pairing"]["sets"]),
+            usable=int(pairing["sets"]) - int(pairing.get("no TF at the stamp", 0)),
             kept=int(counters["views"]["kept"]),
             due=min((frames - 1) // math.ceil(Parameters().min_translation_m / STEP_M) + 1, _MAX_VIEWS),
             node_peak_rss_mb=children.peak_rss_mb()["node"],

@@ -27,8 +27,8 @@ carry over.
 - **Ingest**: a camera process publishes prepared messages, best effort as camera drivers do, with camera info and TF,
   and moves at 0.21 m/s, so that two views a second are due. The node, a process of its own on `config/fastdds.xml`,
   listens with its default parameters but for `max_views` (16, the most it takes) and `depth` (required).
-  A frame is lost when the node could not pair its image, masks, depth and camera info (`/diagnostics`). CPU time is
-  that of the whole node process from the first frame to the last.
+  A frame is lost when the node could not pair its image, masks, depth and camera info, or had no TF at its stamp
+  (`/diagnostics`). CPU time is that of the whole node process from the first frame to the last.
 - **Trigger to published**: from sending the action goal to having its result and the scene on `~/scene`. Simulated
   camera (640x480), server and node are processes of their own; the server answers at once with the true scene. "sending
   views" lasts until the server answers, "assemble" until its answer is read, "placing" is the registration against

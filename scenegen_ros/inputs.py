@@ -37,8 +37,8 @@ DISCOVERY_S = 1.0
 
 
 def sensor_qos() -> QoSProfile:
-    """Sensor data: best effort, volatile, a few deep."""
-    return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
+    """Sensor data: best effort, volatile, and as deep as a busy moment of half a second needs at 30 Hz."""
+    return QoSProfile(depth=15, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 
 
 def decode_set(messages: MessageSet) -> View:

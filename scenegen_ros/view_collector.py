@@ -7,6 +7,7 @@ time is over. Every set that is lost is counted under its cause.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -14,7 +15,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen_ros.pairing import Message, MessageSet, Pairer, TimeJumpedBack
@@ -233,5 +233,6 @@ class ViewCollector:
 
 def _motion(T_world_a: Floats, T_world_b: Floats) -> tuple[float, float]:
     """Metres and degrees between two camera poses."""
-    turn = Rotation.from_matrix(T_world_a[:3, :3].T @ T_world_b[:3, :3]).magnitude()
-    return float(np.linalg.norm(T_world_a[:3, 3] - T_world_b[:3, 3])), float(np.degrees(turn))
+    cosine = (float(np.vdot(T_world_a[:3, :3], T_world_b[:3, :3])) - 1) / 2  # with each frame: no Rotation objects
+    turn = math.acos(min(max(cosine, -1.0), 1.0))
+    return math.dist(T_world_a[:3, 3], T_world_b[:3, 3]), math.degrees(turn)
