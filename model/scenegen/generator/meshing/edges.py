@@ -24,16 +24,16 @@ def unique_edges(faces: Ints) -> tuple[Ints, Ints]:
 
 
 def neighbours(edges: Ints, count: int) -> tuple[Ints, Ints]:
-    """Pairs of faces [n, 2] that share an edge of exactly two faces, and that edge [n]. edges: [F, 3]; count: of edges."""
+    """Pairs of faces [n, 2] that share an edge of just two faces, and that edge [n]. edges: [F, 3]; count: of edges."""
     flat = edges.reshape(-1)
     two = np.bincount(flat, minlength=count) == 2
     corner = np.flatnonzero(two[flat])
-    corner = corner[np.argsort(flat[corner], kind="stable")].reshape(-1, 2)
-    return corner // 3, flat[corner[:, 0]]
+    corners = corner[np.argsort(flat[corner], kind="stable")].reshape(-1, 2)
+    return corners // 3, flat[corners[:, 0]]
 
 
 def face_components(edges: Ints, count: int) -> Ints:
-    """[F] Number of the part each face belongs to: faces that share an edge are in one. edges: [F, 3]; count: of edges."""
+    """The connected part of each face, [F]: faces sharing an edge are in one. edges: [F, 3]; count: of edges."""
     faces = len(edges)
     links = np.repeat(np.arange(faces), 3), faces + edges.reshape(-1)
     graph = coo_array((np.ones(3 * faces, np.int8), links), shape=(faces + count,) * 2)

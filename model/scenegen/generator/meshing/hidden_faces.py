@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components, maximum_flow
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from scenegen.generator.meshing.edges import (
     Bools,
@@ -60,41 +60,38 @@ def _outer(edges: Ints, count: int, visibility: Floats) -> Bools:
 
 
 def _inner_side(vertices: Floats, edges: Ints, ends: Ints, inner: Bools, outer: Bools) -> Ints:
-    """The faces on the inner side of the minimum cut, ascending."""
+    """The faces on the inner side of the minimum cut, ascending.
+
+    A face whose edges are together shorter than a link's weight is never cut from its side: almost every inner and
+    outer face is one with the source or the sink, and only the faces between them are left to decide about.
+    """
     pairs, edge = neighbours(edges, len(ends))
     length = np.linalg.norm(vertices[ends[edge, 0]] - vertices[ends[edge, 1]], axis=1)
-    capacity = np.rint(_CAPACITY * length).astype(np.int32)
-    pairs, capacity = pairs[capacity > 0], capacity[capacity > 0]
-    graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(len(edges),) * 2)
-    parts, part = connected_components(graph, directed=False)
-    has_inner, has_outer = np.zeros(parts, dtype=bool), np.zeros(parts, dtype=bool)
-    has_inner[part[inner]] = has_outer[part[outer]] = True
-    candidates = (has_inner & ~has_outer)[part]  # nothing to cut there
-    mixed = (has_inner & has_outer)[part]
-    if mixed.any():
-        number = np.cumsum(mixed) - 1
-        within = mixed[pairs[:, 0]]
-        cut = _source_side(number[pairs[within]], capacity[within], inner[mixed], outer[mixed])
-        candidates[mixed] = cut
-    return np.flatnonzero(candidates)
-
-
-def _source_side(pairs: Ints, capacity: Ints, inner: Bools, outer: Bools) -> Bools:
-    """What can still be reached from the inner faces [n] when the most flows from them to the outer ones."""
-    count = len(inner)
+    around = np.bincount(pairs.reshape(-1), np.repeat(length, 2), len(edges))
+    linked = inner | outer
+    settled = linked & (around < 1)
+    node = np.cumsum(~settled) - 1
+    count = int((~settled).sum())
     source, sink = count, count + 1
-    inner_faces, outer_faces = np.flatnonzero(inner), np.flatnonzero(outer)
-    rows = np.concatenate([pairs[:, 0], pairs[:, 1], np.full(len(inner_faces), source), outer_faces])
-    columns = np.concatenate([pairs[:, 1], pairs[:, 0], inner_faces, np.full(len(outer_faces), sink)])
-    links = np.full(len(inner_faces) + len(outer_faces), int(_CAPACITY), dtype=np.int32)
-    limits = np.concatenate([capacity, capacity, links]).astype(np.int32)
-    network = coo_array((limits, (rows, columns)), shape=(count + 2,) * 2).tocsr()
+    node[settled] = np.where(inner[settled], source, sink)
+    loose = np.flatnonzero(linked & ~settled)
+    links = np.stack([node[loose], np.where(inner[loose], source, sink)], axis=1)
+    ways, weights = np.concatenate([node[pairs], links]), np.concatenate([length, np.ones(len(loose))])
+    within = (ways < count).any(axis=1) & (ways[:, 0] != ways[:, 1])
+    reached = _source_side(ways[within], np.rint(_CAPACITY * weights[within]), source, sink)
+    return np.flatnonzero(reached[node])
+
+
+def _source_side(ways: Ints, capacity: Floats, source: int, sink: int) -> Bools:
+    """The nodes, sink + 1 of them, that are still reached from the source when the most flows; ways: [n, 2]."""
+    rows, columns = np.concatenate([ways, ways[:, ::-1]]).T
+    both = np.tile(capacity, 2)
+    network = coo_array((both, (rows, columns)), shape=(sink + 1,) * 2).tocsr().astype(np.int32)
     left = network - maximum_flow(network, source, sink).flow
-    left.data = np.maximum(left.data, 0)
     left.eliminate_zeros()
-    reached = np.zeros(count + 2, dtype=bool)
+    reached = np.zeros(sink + 1, dtype=bool)
     reached[breadth_first_order(left, source, return_predecessors=False)] = True
-    return reached[:count]
+    return reached
 
 
 def _area(vertices: Floats, loop: Ints) -> float:
