@@ -53,10 +53,17 @@ class Parameters:
     output_dir: str = _row(
         "~/.ros/scenegen", "Where scenes are kept, one folder each; the newest is announced at start.", read_only=True
     )
+    keep_scenes: int = _row(
+        50,
+        "Scenes that stay in output_dir; each new one beyond takes the oldest away.",
+        low=2,
+        high=10_000,
+        read_only=True,
+    )
     fixed_frame: str = _row(
         "map",
-        "Frame of every pose; TF must join it to the camera. Empty: no TF is needed, poses are in the camera's frame "
-        "and one view is used.",
+        "Frame of every pose, with z pointing up; TF must join it to the camera. Empty: no TF is needed, poses are in "
+        "the camera's frame and one view is used.",
         read_only=True,
     )
     image_transport: str = _row(

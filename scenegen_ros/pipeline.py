@@ -38,7 +38,7 @@ class Pipeline:
         self._node, self._parameters = node, parameters
         address = parameters.server.replace("unix:~", f"unix:{Path.home()}", 1)
         self._client = SceneClient(address, _token(parameters.token_file), ca_file=_path(parameters.ca_file))
-        self._store = SceneStore(parameters.output_dir)
+        self._store = SceneStore(parameters.output_dir, parameters.keep_scenes, self._notice)
         self._transforms = TransformBuffer()
         self._collector = ViewCollector(
             parameters, decode_set, self._lookup, self._notice, lambda: self._transforms.clear()
@@ -59,7 +59,7 @@ class Pipeline:
         self._inputs = Inputs(self._node, self._parameters, self._take, self._transforms)
         self._timer = self._node.create_timer(_POLL_S, self._poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._generations.open()
-        last = self._publisher.current or self._store.last(self._notice)
+        last = self._publisher.current or self._store.last()
         if last is not None:
             self._publisher.announce(last)
             self._node.get_logger().info(f"announced scene {last.id} from {last.folder}")

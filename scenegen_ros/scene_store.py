@@ -5,6 +5,8 @@ The files themselves are scenegen.files'; this adds only what the node announces
 
 from __future__ import annotations
 
+import shutil
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,9 +43,13 @@ class StoredScene:
 class SceneStore:
     """The folder of scenes."""
 
-    def __init__(self, root: str) -> None:
-        """root: may begin with ~; made when the first scene is saved."""
-        self._root = Path(root).expanduser()
+    def __init__(self, root: str, keep: int, on_problem: Callable[[str], None]) -> None:
+        """root: may begin with ~; made when the first scene is saved. keep: how many scenes, at least two.
+
+        on_problem: told, in words, of old scenes that cannot be deleted and of damaged ones.
+        """
+        self._root, self._keep, self._on_problem = Path(root).expanduser(), keep, on_problem
+        self._latest: deque[Path] = deque(maxlen=2)
 
     def save(
         self,
@@ -67,6 +73,8 @@ class SceneStore:
             stamp_ns=stamp_ns,
             preliminary=preliminary,
         )
+        self._latest.append(folder)
+        self._delete_old()
         return StoredScene(scene_id, folder, scene, objects, frame_id, stamp_ns, preliminary)
 
     def refine(self, stored: StoredScene, scene: Scene) -> StoredScene:
@@ -79,15 +87,27 @@ class SceneStore:
         refine_scene(stored.folder, scene, objects)
         return replace(stored, scene=scene, objects=objects, preliminary=False)
 
-    def last(self, on_damaged: Callable[[str], None]) -> StoredScene | None:
-        """The newest readable scene that was placed; on_damaged is told of each that cannot be read."""
+    def last(self) -> StoredScene | None:
+        """The newest readable scene that was placed."""
         for folder in list_scenes(self._root):
             try:
                 scene, objects, meta = read_scene(folder)
             except InvalidInput as error:
-                on_damaged(str(error))
+                self._on_problem(str(error))
                 continue
             if objects is not None:
                 where = meta["frame_id"], meta["stamp_ns"], meta.get("preliminary", False)
+                self._latest.append(folder)
                 return StoredScene(meta["id"], folder, scene, objects, *where)
         return None
+
+    def _delete_old(self) -> None:
+        """Leaves the newest scenes, and by all means the last two: viewers may still be loading the one before."""
+        for folder in list_scenes(self._root)[self._keep :]:
+            if folder in self._latest:  # a clock that was set back makes them look old
+                continue
+            try:
+                (folder / "scene.json").unlink()  # first: from now on it is no scene
+                shutil.rmtree(folder)
+            except OSError as error:
+                self._on_problem(f"the old scene {folder} cannot be deleted ({error.strerror}): check its permissions")
