@@ -32,7 +32,8 @@ from scenegen_ros.msg import Scene
 START_S = 120.0
 READY_S = 120.0
 GENERATE_S = 180.0
-_ANSWER_S = 20.0
+_ANSWER_S = 60.0
+_REPEAT_S = 5.0
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 _Said = tuple[int, str, dict[str, str]]
@@ -104,11 +105,28 @@ class Operator:
         self._until(self._change.service_is_ready, "the node's lifecycle services", START_S)
         steps = {"configure": Transition.TRANSITION_CONFIGURE, "activate": Transition.TRANSITION_ACTIVATE}
         for name, number in steps.items():
-            request = ChangeState.Request(transition=Transition(id=number))
-            if not self._answer(self._change.call_async(request), f"the answer to {name}").success:
+            if not self._transition(name, number):
                 self._said.clear()
                 self._until(lambda: self._said, "a word on why", _ANSWER_S)
                 raise NoScene(f"the node refused to {name}: {self.says}")
+
+    def _transition(self, name: str, number: int) -> bool:
+        """Whether the node went along. Asked again after a while: on a busy machine a request can be lost while the
+        ends still find each other. Of two that arrive, the second one is refused.
+        """
+        request = ChangeState.Request(transition=Transition(id=number))
+        asked: list[Any] = []
+        repeat_s = 0.0
+
+        def answered() -> bool:
+            nonlocal repeat_s
+            if time.monotonic() >= repeat_s:
+                asked.append(self._change.call_async(request))
+                repeat_s = time.monotonic() + _REPEAT_S
+            return any(future.done() for future in asked)
+
+        self._until(answered, f"the answer to {name}", _ANSWER_S)
+        return any(future.result().success for future in asked if future.done())
 
     def wait_until_ready(self) -> None:
         """Until the server has its model loaded and the node a view; NoScene when the model cannot be loaded."""
