@@ -24,7 +24,7 @@ from scenegen.evaluation.benchmark import Generator
 from scenegen.evaluation.commands import add_parser as add_evaluation
 from scenegen.files import SceneNotStored, new_scene_id, write_scene
 from scenegen.images import load_views
-from scenegen.placement import place_scene
+from scenegen.placement import in_query_units, place_scene
 from scenegen.preview import draw_preview
 from scenegen.scene import DETAILS, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen.synthetic import synthesize
@@ -79,6 +79,9 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     p.add_argument(
         "--camera", nargs="+", default=(), help="one per image: JSON with width, height, intrinsics, T_world_camera"
     )
+    p.add_argument(
+        "--geometry", choices=["vggt"], help="estimate depth and cameras that are not given, from the images"
+    )
     p.add_argument("--ids", nargs="+", type=int, help="instance ids to generate (default: all in the first image)")
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--detail", choices=DETAILS, default="textured", help="default: textured, if the weights can")
@@ -115,6 +118,9 @@ def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument("--weights", default="tiny", help="'tiny', or the folder of a checkpoint (default: tiny)")
     p.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0 ... (default: cpu)")
+    p.add_argument(
+        "--memory", choices=["all", "low"], default="all", help="low: each model in memory only while it works"
+    )
 
 
 def _load_generator(weights: str, device: str) -> Generator:
@@ -125,14 +131,29 @@ def _load_generator(weights: str, device: str) -> Generator:
 
 def _generate(args: argparse.Namespace) -> int:
     views = load_views(args.images, args.masks, args.depth, args.camera)
+    measured, known_unit = _with_geometry(args, views)
     scene = _generate_scene(args, views)
-    placed = place_scene(scene, views)
+    placed = place_scene(scene, measured)
+    placed = placed if known_unit else in_query_units(placed, scene.query)
     frame_id = "world" if views[0].T_world_camera is not None and all(o.metric for o in placed) else "camera"
     folder = write_scene(args.out, scene, placed, scene_id=new_scene_id(), views=views, frame_id=frame_id)
-    cv2.imwrite(str(folder / "preview.png"), draw_preview(views[0], placed)[..., ::-1])
+    cv2.imwrite(str(folder / "preview.png"), draw_preview(measured[0], placed)[..., ::-1])
     print("\n".join(table(placed, frame_id)))
     print(folder)
     return 0
+
+
+def _with_geometry(args: argparse.Namespace, views: Sequence[View]) -> tuple[Sequence[View], bool]:
+    """The views to place the scene by, and whether a unit of their lengths is known, if they have any."""
+    if args.geometry is None:
+        return views, True
+    if args.server:
+        raise InvalidInput("--geometry vggt estimates on this machine: leave --server out, or give depth")
+    from scenegen.generator.geometry import estimate_views, load_estimator
+
+    estimator = load_estimator(args.weights, args.device)
+    estimated = estimate_views(views, estimator, estimator.aggregator.image_size, args.device)
+    return estimated.views, estimated.metric
 
 
 def _generate_scene(args: argparse.Namespace, views: Sequence[View]) -> Scene:
@@ -151,7 +172,7 @@ def _generate_scene(args: argparse.Namespace, views: Sequence[View]) -> Scene:
 
         from scenegen.generator.pipeline import GenerationError, SceneGen
 
-        generator = SceneGen.from_pretrained(args.weights, device=args.device)
+        generator = SceneGen.from_pretrained(args.weights, device=args.device, memory=args.memory)
         try:
             return generator.generate(views, **asked, on_progress=on_progress)
         except GenerationError as error:
@@ -180,7 +201,7 @@ def _serve(args: argparse.Namespace) -> int:
     def load() -> SceneGenerator:
         from scenegen.generator.pipeline import SceneGen
 
-        return SceneGen.from_pretrained(args.weights, device=args.device)
+        return SceneGen.from_pretrained(args.weights, device=args.device, memory=args.memory)
 
     scheme = "https" if args.certificate or args.key else "http"
     host = f"[{args.host}]" if ":" in args.host else args.host

@@ -91,14 +91,18 @@ def geometry_image(image: Bytes, size: int, patch_size: int = 14) -> Bytes:
 
     The longer side becomes `size`, the shorter a multiple of the patch.
     """
-    height, width = image.shape[:2]
+    top, left, tall, wide = geometry_frame(image.shape[0], image.shape[1], size, patch_size)
+    padded = np.full((size, size, 3), 255, dtype=np.uint8)
+    resized = Image.fromarray(image).resize((wide, tall), Image.Resampling.BICUBIC)
+    padded[top : top + tall, left : left + wide] = np.asarray(resized)
+    return padded
+
+
+def geometry_frame(height: int, width: int, size: int, patch_size: int = 14) -> tuple[int, int, int, int]:
+    """Where an image of the given size lies in its `geometry_image`: top, left, height, width in pixels of that."""
     longer = max(height, width)
     tall, wide = (
         size if side == longer else max(round(side * size / longer / patch_size), 1) * patch_size
         for side in (height, width)
     )
-    top, left = (size - tall) // 2, (size - wide) // 2
-    padded = np.full((size, size, 3), 255, dtype=np.uint8)
-    resized = Image.fromarray(image).resize((wide, tall), Image.Resampling.BICUBIC)
-    padded[top : top + tall, left : left + wide] = np.asarray(resized)
-    return padded
+    return (size - tall) // 2, (size - wide) // 2, tall, wide
