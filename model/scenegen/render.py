@@ -1,7 +1,8 @@
 """The one renderer: ray casting of triangles with embree, no screen needed.
 
-Knows meshes with vertex colours, where they stand and a pinhole camera; knows nothing about synthetic objects,
-views or files. Cameras look along +z (x right, y down) and pixel (u, v) has its centre at (u, v). Lengths in metres.
+Knows meshes with vertex colours or textures, where they stand and a pinhole camera; knows nothing about synthetic
+objects, views or files. Cameras look along +z (x right, y down) and pixel (u, v) has its centre at (u, v). Lengths in
+metres.
 """
 
 from __future__ import annotations
@@ -55,22 +56,53 @@ class Camera:
 
 
 @dataclass(frozen=True, eq=False)
+class Texture:
+    """A picture on a surface. image: uint8 [H, W, 3], row 0 on top.
+
+    uv: float32 [F, 3, 2] at the triangles' corners, 0..1 across the picture, v upwards.
+    """
+
+    image: NDArray[np.uint8]
+    uv: Floats32
+
+    def sample(self, uv: Floats32) -> Floats32:
+        """Colours 0..1, float32 [n, 3], at picture coordinates [n, 2]: bilinear, the edge goes on outside."""
+        height, width = self.image.shape[:2]
+        x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1)
+        y = np.clip((1 - uv[:, 1]) * height - 0.5, 0, height - 1)
+        left, top = x.astype(np.intp), y.astype(np.intp)
+        right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+        across, down = (x - left)[:, None], (y - top)[:, None]
+        upper = self.image[top, left] * (1 - across) + self.image[top, right] * across
+        lower = self.image[bottom, left] * (1 - across) + self.image[bottom, right] * across
+        return ((upper * (1 - down) + lower * down) / 255.0).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class Surface:
     """A triangle soup with looks.
 
     corners, normals, colours: float32 [F, 3, 3]; normals are unit and may vary across a triangle, colours are 0..1.
+    texture: instead of the colours where there is one.
     """
 
     corners: Floats32
     normals: Floats32
     colours: Floats32
+    texture: Texture | None = None
 
     @staticmethod
     def from_mesh(mesh: trimesh.Trimesh) -> Surface:
-        """A mesh with its vertex (or face) colours and flat normals."""
+        """A mesh with its texture, or its vertex (or face) colours, and flat normals."""
         corners = np.asarray(mesh.triangles, dtype=np.float32)
         normals = np.repeat(np.asarray(mesh.face_normals, dtype=np.float32)[:, None], 3, axis=1)
-        looks = mesh.visual.to_color() if isinstance(mesh.visual, TextureVisuals) else mesh.visual
+        looks = mesh.visual
+        if isinstance(looks, TextureVisuals):
+            image = getattr(looks.material, "baseColorTexture", None)
+            if image is not None and looks.uv is not None:
+                texture = Texture(np.asarray(image.convert("RGB")), np.asarray(looks.uv, np.float32)[mesh.faces])
+                return Surface(corners, normals, np.ones_like(corners), texture)
+            looks = looks.to_color()
         if looks is None:
             raise InvalidInput("a mesh without colours cannot be drawn: give it vertex colours or a texture")
         colours = np.asarray(looks.vertex_colors, dtype=np.float32)[mesh.faces][..., :3] / 255.0
@@ -136,7 +168,9 @@ class Renderer:
         self.corners: Floats32 = np.concatenate(corners)
         self.normals: Floats32 = np.concatenate(normals)
         self.colours: Floats32 = np.concatenate([surface.colours for surface in surfaces])
+        self.textures = [surface.texture for surface in surfaces]
         counts = [len(surface.corners) for surface in surfaces]
+        self.first_triangle = np.cumsum([0, *counts])
         self.instance_of_triangle = np.repeat(np.arange(1, len(surfaces) + 1, dtype=np.int32), counts)
         self.boxes = np.stack([np.stack([c.min((0, 1)), c.max((0, 1))]) for c in corners])
         self._embree = EmbreeScene(robust=True)
@@ -186,19 +220,25 @@ class Renderer:
         blocked: NDArray[np.bool_] = self._embree.run(origins, directions, query="OCCLUDED") >= 0
         return blocked
 
+    def base_colours(self, hits: Hits, pixels: NDArray[np.intp]) -> Floats32:
+        """Colours float32 [n, 3] of the surfaces themselves at pixels [n] (flat indices) where one was met."""
+        triangle, weights = hits.triangle.reshape(-1)[pixels], _weights(hits, pixels)
+        colours = _blend(self.colours[triangle], *weights)
+        for texture, start, end in zip(self.textures, self.first_triangle, self.first_triangle[1:], strict=False):
+            if texture is not None:
+                on = np.flatnonzero((triangle >= start) & (triangle < end))
+                colours[on] = texture.sample(_blend(texture.uv[triangle[on] - start], *(w[on] for w in weights)))
+        return colours
+
     def looks(self, hits: Hits, pixels: NDArray[np.intp], light: Light) -> Floats32:
         """Shaded colours float32 [n, 3] of pixels [n] (flat, row-major indices) where a surface was met."""
-        triangle = hits.triangle.reshape(-1)[pixels]
-        second, third = hits.barycentric.reshape(-1, 2)[pixels].T[..., None]
-        first = 1 - second - third
-        normals = _blend(self.normals[triangle], first, second, third)
+        normals = _blend(self.normals[hits.triangle.reshape(-1)[pixels]], *_weights(hits, pixels))
         normals /= np.sqrt((normals * normals).sum(1, keepdims=True))
-        colours = _blend(self.colours[triangle], first, second, third)
         facing = np.flatnonzero(normals @ light.towards.astype(np.float32) > 0)
         points = hits.points(pixels[facing], hits.depth_m.reshape(-1)[pixels[facing]])
         lit = np.zeros(len(pixels), dtype=bool)
         lit[facing] = ~self.occluded(points, normals[facing], light.towards)
-        return light.shade(colours, normals, lit)
+        return light.shade(self.base_colours(hits, pixels), normals, lit)
 
     def render(
         self,
@@ -216,8 +256,14 @@ class Renderer:
         return to_bytes(image), hits.depth_m, hits.instance
 
 
+def _weights(hits: Hits, pixels: NDArray[np.intp]) -> tuple[Floats32, Floats32, Floats32]:
+    """Of the three corners of the triangles met, each [n, 1]."""
+    second, third = hits.barycentric.reshape(-1, 2)[pixels].T[..., None]
+    return 1 - second - third, second, third
+
+
 def _blend(corners: Floats32, first: Floats32, second: Floats32, third: Floats32) -> Floats32:
-    """Values float32 [n, 3, 3] at three corners, mixed with weights [n, 1]."""
+    """Values float32 [n, 3, k] at three corners, mixed with weights [n, 1]."""
     mixed: Floats32 = corners[:, 0] * first + corners[:, 1] * second + corners[:, 2] * third
     return mixed
 
