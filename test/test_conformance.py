@@ -62,5 +62,6 @@ def test_golden_case(path: Path) -> None:
 def test_parameters_are_those_of_the_published_checkpoint(name: str) -> None:
     with torch.device("meta"):
         model = build_model(MANIFEST[name]["config"])
-    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    parameters = getattr(model, "core", model).state_dict()
+    shapes = {key: list(value.shape) for key, value in parameters.items()}
     assert shapes == MANIFEST[name]["state_dict"]

@@ -8,7 +8,6 @@ how neighbours are found.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import torch
@@ -59,20 +58,17 @@ class SparseConv3d(nn.Module):
         A child's 27 neighbours lie in 8 voxels of the parents' grid, so the weights that meet the same one are summed
         first: 8 products instead of 27, exact because a voxel's children are there all or none.
         """
-        kernel = self.conv.weight.permute(1, 2, 3, 4, 0)
+        weight = self.conv.weight.to(_sum_dtype(x))
+        for axis in (1, 2, 3):
+            left, middle, right = weight.unbind(axis)
+            # What the first child's two parent cells see, then the second child's.
+            weight = torch.stack([left, middle + right, left + middle, right], dim=axis)
+        weight = weight.to(x.dtype).unflatten(3, (2, 2)).unflatten(2, (2, 2)).unflatten(1, (2, 2))
         children = []
-        for child in CHILDREN.tolist():
-            # Along each axis: which weights meet the voxel at offset -1, 0 or 1 of the parents' grid.
-            met = [{-1: slice(0, 1), 0: slice(1, 3)} if d == 0 else {0: slice(0, 2), 1: slice(2, 3)} for d in child]
-            offsets = list(product(*met))
-            weights = torch.stack(
-                [
-                    kernel[tuple(axis[o] for axis, o in zip(met, offset, strict=True))].float().sum((0, 1, 2))
-                    for offset in offsets
-                ]
-            ).to(kernel.dtype)
-            places = ((torch.tensor(offsets) + 1) @ torch.tensor([9, 3, 1])).tolist()
-            children.append(self._convolve(x, weights, [voxels.pairs[k] for k in places], len(x)))
+        for dx, dy, dz in CHILDREN.tolist():
+            matrices = weight[:, dx, :, dy, :, dz].flatten(1, 3).permute(1, 2, 0)
+            pairs = [voxels.pairs[(dx + i) * 9 + (dy + j) * 3 + dz + k] for i, j, k in CHILDREN.tolist()]
+            children.append(self._convolve(x, matrices, pairs, len(x)))
         return torch.stack(children, dim=1).flatten(0, 1)
 
     def _weights(self) -> Tensor:
