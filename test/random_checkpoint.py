@@ -1,4 +1,8 @@
-"""A checkpoint folder of the smallest SceneGen that has every part, with random weights."""
+"""A checkpoint folder of the smallest SceneGen that has every part, with random weights.
+
+The mesh decoder's output layer is biased so that every corner of an occupied voxel is inside, whatever the latents say:
+its surface closes around the occupied voxels, as a trained decoder's does, and only its colours are random.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ import torch
 from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.generator.encoders.vggt import VGGTAggregator
+from scenegen.generator.latents.flow import SLatFlowModel
+from scenegen.generator.latents.gaussian_decoder import SLatGaussianDecoder
+from scenegen.generator.latents.mesh_decoder import SLatMeshDecoder
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.vae import SparseStructureDecoder
 from scenegen.scene import View
@@ -52,6 +59,37 @@ DECODER = {
     "num_res_blocks_middle": 1,
     "channels": [16, 8],
 }
+LATENT_FLOW = {
+    "resolution": 8,
+    "in_channels": 8,
+    "out_channels": 8,
+    "model_channels": 32,
+    "cond_channels": 32,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "patch_size": 2,
+    "io_block_channels": [16],
+    "qk_rms_norm": True,
+}
+_TRANSFORMER = {"resolution": 8, "latent_channels": 8, "num_blocks": 1, "mlp_ratio": 1, "window_size": 4}
+MESH_DECODER = _TRANSFORMER | {
+    "model_channels": 256,  # the smallest whose groups of channels come out even
+    "num_heads": 4,
+}
+GAUSSIAN_DECODER = _TRANSFORMER | {
+    "model_channels": 32,
+    "num_heads": 2,
+    "representation_config": {
+        "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
+        "perturb_offset": True,
+        "voxel_size": 1.5,
+        "num_gaussians": 4,
+        "3d_filter_kernel_size": 9e-4,
+        "scaling_bias": 4e-3,
+        "opacity_bias": 0.1,
+        "scaling_activation": "softplus",
+    },
+}
 PIPELINE: dict[str, Any] = {
     "models": {"sparse_structure_flow_model": "ss_flow", "sparse_structure_decoder": "ss_dec"},
     "sparse_structure_sampler": {
@@ -63,10 +101,23 @@ PIPELINE: dict[str, Any] = {
     "vggt_model": "vggt",
     "multiview": "published",
 }
+LATENT_PIPELINE: dict[str, Any] = PIPELINE | {
+    "models": PIPELINE["models"]
+    | {"slat_flow_model": "slat_flow", "slat_decoder_mesh": "slat_dec_mesh", "slat_decoder_gs": "slat_dec_gs"},
+    "slat_sampler": {
+        "name": "FlowEulerGuidanceIntervalSampler",
+        "args": {"sigma_min": 1e-5},
+        "params": {"steps": 3, "cfg_strength": 1.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0},
+    },
+    "slat_normalization": {"mean": [0.0] * 8, "std": [1.0] * 8},
+}
 
 
-def write_random_checkpoint(folder: Path) -> Path:
-    """Write it into folder, always the same, and return folder."""
+def write_random_checkpoint(folder: Path, *, latents: bool = False, colours: bool = True) -> Path:
+    """Write it into folder, always the same, and return folder.
+
+    latents: one that makes textured assets. colours: whether they come from the mesh decoder, or from Gaussians.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_image_encoder(folder / "dinov2", ImageEncoder(IMAGE_ENCODER))
@@ -77,7 +128,15 @@ def write_random_checkpoint(folder: Path) -> Path:
         torch.nn.init.constant_(flow.position_head.pose_branch[2].bias, 0.5)
         save_model(folder, "ss_flow", flow, FLOW)
         save_model(folder, "ss_dec", SparseStructureDecoder(**DECODER), DECODER)
-    save_pipeline(folder, PIPELINE)
+        if latents:
+            save_model(folder, "slat_flow", SLatFlowModel(**LATENT_FLOW), LATENT_FLOW)
+            mesh_args = MESH_DECODER | {"representation_config": {"use_color": colours}}
+            mesh_decoder = SLatMeshDecoder(**mesh_args)
+            torch.nn.init.normal_(mesh_decoder.out_layer.weight, std=0.02)
+            torch.nn.init.constant_(mesh_decoder.out_layer.bias[:8], -0.5)
+            save_model(folder, "slat_dec_mesh", mesh_decoder, mesh_args)
+            save_model(folder, "slat_dec_gs", SLatGaussianDecoder(**GAUSSIAN_DECODER), GAUSSIAN_DECODER)
+    save_pipeline(folder, LATENT_PIPELINE if latents else PIPELINE)
     return folder
 
 

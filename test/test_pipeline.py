@@ -1,4 +1,4 @@
-"""SceneGen from end to end, with random weights."""
+"""SceneGen from end to end, with random weights: to coarse assets. test_textured.py goes on from there."""
 
 from __future__ import annotations
 

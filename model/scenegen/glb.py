@@ -41,7 +41,7 @@ def meshes_to_glb(nodes: Mapping[str, tuple[trimesh.Trimesh, Floats]]) -> bytes:
         turned = mesh.copy()
         turned.apply_transform(T_YUP_ZUP)
         if png is not None:
-            turned.visual.material.baseColorTexture = _EncodedImage(png)
+            _material(turned).baseColorTexture = _EncodedImage(png)
         T = T_YUP_ZUP @ T_world_mesh @ T_YUP_ZUP.T
         scene.add_geometry(turned, node_name=name, geom_name=name, transform=T)
     data = scene.export(file_type="glb")
@@ -62,6 +62,12 @@ def mesh_from_glb(data: bytes, name: str = "GLB") -> trimesh.Trimesh:
         raise InvalidInput(f"{name} holds no usable triangles: make it again")
     mesh.apply_transform(T_YUP_ZUP.T)
     return mesh
+
+
+def pack_texture(mesh: trimesh.Trimesh) -> None:
+    """Pack the mesh's texture now, if it has one, so that it need not be done when a GLB is wanted."""
+    if (texture := _texture(mesh)) is not None:
+        png_file(texture)
 
 
 def png_file(image: Image.Image) -> bytes:
@@ -95,9 +101,12 @@ class _EncodedImage:
         return self._png
 
 
+def _material(mesh: trimesh.Trimesh) -> Any:
+    return mesh.visual.material if isinstance(mesh.visual, TextureVisuals) else None
+
+
 def _texture(mesh: trimesh.Trimesh) -> Image.Image | None:
-    material = mesh.visual.material if isinstance(mesh.visual, TextureVisuals) else None
-    image = getattr(material, "baseColorTexture", None)
+    image = getattr(_material(mesh), "baseColorTexture", None)
     return image if isinstance(image, Image.Image) else None
 
 

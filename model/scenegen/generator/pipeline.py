@@ -1,4 +1,5 @@
-"""SceneGen, as in Figure 3 of the paper: views -> condition tokens -> structure and placements -> assets -> scene.
+"""SceneGen, as in Figure 3 of the paper: views -> condition tokens -> structure and placements -> coarse assets ->
+structured latents -> textured assets -> scene.
 
 Knows nothing about sockets, files of scenes, or where the scene stands in a robot's frame.
 """
@@ -6,34 +7,31 @@ Knows nothing about sockets, files of scenes, or where the scene stands in a rob
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from scenegen.generator.checkpoints import (
-    Memory,
-    SamplerSettings,
-    find_encoder,
-    find_model,
-    load_pipeline,
-    open_aggregator,
-    open_image_encoder,
-    open_model,
-    structure_sampler,
-)
-from scenegen.generator.conditioning import Conditioner, MultiView
+from scenegen.generator.finishing import Finishing, ready
+from scenegen.generator.latents.sampling import sample_latents
+from scenegen.generator.loading import LatentParts, Parts, load_parts
 from scenegen.generator.meshing.coarse import coarse_mesh, mean_colour
+from scenegen.generator.meshing.flexicubes import extract
+from scenegen.generator.nn.sparse import Voxels
 from scenegen.generator.sampling import Step, cpu_noise, sample_structure
-from scenegen.generator.structure.flow import SparseStructureFlowModel
-from scenegen.generator.structure.vae import SparseStructureDecoder
+from scenegen.generator.structure.coords import occupied_box, occupied_voxels
 from scenegen.generator.work import Work
+from scenegen.generator.workers import Workers
 from scenegen.scene import Asset, Detail, InvalidInput, Placement, Progress, Scene, View
-from scenegen.weights import find_weights
+
+MOST_FINISHERS = 4
+"""Processes that finish meshes, at most: each takes a core, and some hundred megabytes while it lives."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,18 +43,12 @@ class GenerationError(RuntimeError):
 class SceneGen:
     """Generates the objects of a scene and where they stand relative to each other, from one or several views."""
 
-    def __init__(
-        self,
-        conditioner: Conditioner,
-        flow: SparseStructureFlowModel,
-        decoder: SparseStructureDecoder,
-        sampler: SamplerSettings,
-        multiview: MultiView = "published",
-        memory: Memory | None = None,
-    ) -> None:
-        self.conditioner, self.flow, self.decoder = conditioner, flow, decoder
-        self.sampler, self.multiview = sampler, multiview
-        self._memory = memory or Memory()
+    def __init__(self, parts: Parts) -> None:
+        self.conditioner, self.flow, self.decoder = parts.conditioner, parts.flow, parts.decoder
+        self.sampler, self.multiview = parts.sampler, parts.multiview
+        self.latents = parts.latents
+        self._memory = parts.memory
+        self._finishers = Workers(min(len(os.sched_getaffinity(0)), MOST_FINISHERS))
 
     @classmethod
     def from_pretrained(
@@ -64,36 +56,13 @@ class SceneGen:
     ) -> SceneGen:
         """Load a checkpoint: whatever `find_weights` takes, as a folder or the name of packaged weights ("tiny").
 
-        Its args: models (roles sparse_structure_flow_model and sparse_structure_decoder; role to relative path),
-        sparse_structure_sampler, image_cond_model and vggt_model (as `find_encoder` takes), multiview ("published",
-        the default, or "joint"). memory: with "low", each model has its weights only while it works.
+        Its args: models (roles sparse_structure_flow_model and sparse_structure_decoder; for textured assets also
+        slat_flow_model, slat_decoder_mesh and slat_decoder_gs; role to relative path), sparse_structure_sampler,
+        slat_sampler, slat_normalization, image_cond_model and vggt_model (as `find_encoder` takes), multiview
+        ("published", the default, or "joint"). memory: with "low", each model has its weights only while it works.
         Raises InvalidInput naming the file and what is wrong with it.
         """
-        folder = find_weights(folder)
-        args = load_pipeline(folder)
-
-        def named(role: str) -> str:
-            name = args["models"].get(role, args.get(role))
-            if not isinstance(name, str):
-                raise InvalidInput(f"{folder / 'pipeline.json'} has no {role}: give its path relative to the folder")
-            return name
-
-        multiview = args.get("multiview", "published")
-        if multiview not in ("published", "joint"):
-            raise InvalidInput(f"{folder / 'pipeline.json'}: multiview {multiview!r} must be 'published' or 'joint'")
-        sampler = structure_sampler(folder, args)
-        image_name, geometry_name, flow_name, decoder_name = map(
-            named, ("image_cond_model", "vggt_model", "sparse_structure_flow_model", "sparse_structure_decoder")
-        )
-        full_precision = torch.device(device).type == "cpu"
-        image = open_image_encoder(find_encoder(folder, image_name))
-        geometry = open_aggregator(find_encoder(folder, geometry_name))
-        flow = open_model(find_model(folder, flow_name), SparseStructureFlowModel, full_precision=full_precision)
-        decoder = open_model(find_model(folder, decoder_name), SparseStructureDecoder, full_precision=full_precision)
-        conditioner = Conditioner(image.model, geometry.model)
-        _require_fit(folder, conditioner, flow.model, decoder.model)
-        stored = Memory([image, geometry, flow, decoder], device, low=memory == "low")
-        return cls(conditioner.eval(), flow.model, decoder.model, sampler, multiview, stored)
+        return cls(load_parts(folder, device, memory))
 
     @torch.inference_mode()
     def generate(
@@ -108,29 +77,49 @@ class SceneGen:
     ) -> Scene:
         """Generate the objects with the given instance ids, or all that the first view sees.
 
-        Only views that see every one of them are used; equal input and seed give equal scenes. on_progress hears of
-        every step and every finished asset. cancelled is asked before every step. An object whose structure comes
-        out empty or without size is left out and logged. Raises InvalidInput for unusable views or ids, Cancelled,
-        and GenerationError when the query asset itself comes out empty.
+        Only views that see every one of them are used; equal input and seed give equal scenes. detail: "coarse" stops
+        at the surface of the structure; "textured" goes on where the checkpoint can, and then on_progress hears of the
+        coarse scene first. An asset whose textured mesh comes out damaged stays coarse, and the log says so.
+        on_progress hears of every step and every finished asset. cancelled is asked before every step. An object
+        whose structure comes out empty or without size is left out and logged. Raises InvalidInput for unusable views
+        or ids, Cancelled, and GenerationError when the query asset itself comes out empty.
         """
         work = Work(on_progress, cancelled)
         views, ids = views_and_ids(views, ids)
+        random = torch.Generator().manual_seed(seed)
+        latents = self.latents if detail == "textured" else None
+        dense = 1.0 if latents is None else 0.4
+        if latents is not None:
+            self._finishers.warm(ready)
 
         encoders = self.conditioner.image_encoder, self.conditioner.geometry_encoder
-        with work.stage("conditioning", 0.15), self._memory.working(*encoders):
+        with work.stage("conditioning", 0.15 * dense), self._memory.working(*encoders):
             conditions = self.conditioner.encode(views, ids, self.multiview)
 
-        with work.stage("structure", 0.7), self._memory.working(self.flow):
-            latents, placements = self._structure(conditions, seed, work)
+        with work.stage("structure", 0.7 * dense), self._memory.working(self.flow):
+            structures, placements = self._structure(conditions, random, work)
 
-        with work.stage("assets", 0.15), self._memory.working(self.decoder):
-            assets = self._coarse_assets(ids, latents, placements, views, work)
+        with work.stage("assets", 0.15 * dense), self._memory.working(self.decoder):
+            assets, occupied = self._coarse_assets(ids, structures, placements, views, work)
 
-        return _scene(assets, placements, work.seconds)
+        scene = _scene(assets, placements, dict(work.seconds))
+        if latents is None:
+            return scene
+        work.done(1.0, scene=scene)
 
-    def _structure(self, conditions: Tensor, seed: int, work: Work) -> tuple[Tensor, list[Placement | None]]:
+        with work.stage("latents", 0.3), self._memory.working(latents.flow):
+            voxels, features = self._latents(latents, conditions, assets, occupied, random, work)
+
+        with work.stage("textures", 0.3), self._memory.working(*latents.decoders):
+            textured = self._textured_assets(latents, assets, voxels, features, work)
+
+        final = tuple(textured.get(asset.id, asset) for asset in scene.assets)
+        return replace(scene, assets=final, seconds=work.seconds)
+
+    def _structure(
+        self, conditions: Tensor, random: torch.Generator, work: Work
+    ) -> tuple[Tensor, list[Placement | None]]:
         """Structure latents [N, c, R, R, R] and placements for condition tokens [K, N, T, C], query first."""
-        generator = torch.Generator().manual_seed(seed)
         shape = conditions.shape[1], self.decoder.input_layer.in_channels, *[self.flow.resolution] * 3
 
         def on_step(step: Step) -> None:
@@ -138,7 +127,7 @@ class SceneGen:
 
         latents, rows = sample_structure(
             self.flow,
-            cpu_noise(shape, generator, conditions.device),
+            cpu_noise(shape, random, conditions.device),
             list(conditions),
             on_step=on_step,
             cancelled=work.is_cancelled,
@@ -157,13 +146,19 @@ class SceneGen:
         placements: Sequence[Placement | None],
         views: Sequence[View],
         work: Work,
-    ) -> list[Asset | None]:
-        """The asset of each structure latent [c, R, R, R], None for one that is empty or has no placement."""
+    ) -> tuple[list[Asset | None], list[Tensor]]:
+        """The asset of each structure latent [c, R, R, R], None for one that is empty or has no placement.
+
+        And the occupied voxels of each, int32 [V, 4] with 0 in the first column.
+        """
         assets: list[Asset | None] = []
+        occupied = []
         for instance_id, latent, placement in zip(ids, latents, placements, strict=True):
             work.check()
-            logits = self.decoder(latent[None])[0, 0].float().cpu().numpy()
-            mesh = None if placement is None else coarse_mesh(logits, mean_colour(views, instance_id))
+            logits = self.decoder(latent[None]).float()
+            occupied.append(occupied_voxels(logits))
+            colour = mean_colour(views, instance_id)
+            mesh = None if placement is None else coarse_mesh(logits[0, 0].cpu().numpy(), colour)
             asset = None if mesh is None else Asset(instance_id, f"object_{instance_id}", mesh)
             if asset is None:
                 trouble = (
@@ -177,7 +172,53 @@ class SceneGen:
                 _log.warning("%s and is left out: try another seed, another view or a better mask", trouble)
             assets.append(asset)
             work.done(len(assets) / len(ids), asset)
-        return assets
+        return assets, occupied
+
+    def _latents(
+        self,
+        latents: LatentParts,
+        conditions: Tensor,
+        assets: Sequence[Asset | None],
+        occupied: Sequence[Tensor],
+        random: torch.Generator,
+        work: Work,
+    ) -> tuple[Voxels, Tensor]:
+        """Structured latents [N, c] of all assets that came out, and the voxels they are on.
+
+        Each is conditioned by the tokens of its own image only, which come first (spec/structure.md section 6.4).
+        """
+        whole = [i for i, asset in enumerate(assets) if asset is not None]
+        coords = [functional.pad(occupied[i][:, 1:], (1, 0), value=sample) for sample, i in enumerate(whole)]
+        voxels = Voxels(torch.cat(coords), len(whole))
+        settings = asdict(latents.sampler)
+        del settings["placement_views"]  # there is nothing to place any more
+        tokens = conditions[:, whole, : self.conditioner.image_encoder.num_tokens]
+        sampled = sample_latents(
+            latents.flow,
+            voxels,
+            cpu_noise((len(voxels), latents.flow.in_channels), random, conditions.device),
+            list(tokens),
+            on_step=lambda step: work.done((step.index + 1) / step.count),
+            cancelled=work.is_cancelled,
+            **settings,
+        )
+        return voxels, latents.normalisation.restore(sampled)
+
+    def _textured_assets(
+        self, latents: LatentParts, assets: Sequence[Asset | None], voxels: Voxels, features: Tensor, work: Work
+    ) -> dict[int, Asset]:
+        """The textured assets that came out well, by id; each is finished in a process while others are decoded."""
+        whole = [asset for asset in assets if asset is not None]
+        with Finishing(self._finishers, len(whole), work) as finishing:
+            for sample, (asset, part) in enumerate(zip(whole, voxels.split(features), strict=True)):
+                work.check()
+                own = voxels.only(sample)
+                (fields,) = latents.mesh_decoder.decode(part, own)
+                gaussians = None
+                if latents.gaussian_decoder is not None:
+                    gaussians = latents.gaussian_decoder.decode(part, own)[0].cpu()
+                finishing.begin(asset, extract(fields), gaussians, occupied_box(own.coords, latents.flow.resolution))
+            return finishing.results()
 
 
 def views_and_ids(views: Sequence[View], ids: Sequence[int] | None) -> tuple[list[View], list[int]]:
@@ -204,25 +245,6 @@ def _placement(row: Sequence[float]) -> Placement | None:
     """A raw placement [8] (translation, quaternion wxyz, scale), None when it has no rotation or no size."""
     placement = Placement(np.array(row[:3]), np.array(row[3:7]), row[7])
     return placement if placement.scale > 0 and placement.rotation_wxyz.any() else None
-
-
-def _require_fit(
-    folder: Path, conditioner: Conditioner, flow: SparseStructureFlowModel, decoder: SparseStructureDecoder
-) -> None:
-    """Raise InvalidInput when models of one checkpoint do not belong together."""
-    image, geometry = conditioner.image_encoder, conditioner.geometry_encoder
-    pairs = {
-        "condition channels (image encoder, geometry encoder)": (image.config.hidden_size, geometry.embed_dim),
-        "condition channels (image encoder, flow)": (image.config.hidden_size, flow.out_layer.in_features),
-        "tokens of an asset image (image encoder, flow's local_tokens)": (image.num_tokens, flow.local_tokens),
-        "latent channels (flow, decoder)": (
-            flow.input_layer.in_features // flow.patch_size**3,
-            decoder.input_layer.in_channels,
-        ),
-    }
-    for what, (left, right) in pairs.items():
-        if left != right:
-            raise InvalidInput(f"{folder}: {what} are {left} and {right}: these models were not made for each other")
 
 
 def _scene(

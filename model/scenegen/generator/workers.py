@@ -7,6 +7,7 @@ once a native library has crashed in one of them. Knows nothing about meshes.
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import socket
 import subprocess
@@ -30,6 +31,7 @@ class Workers:
     """Up to `count` processes, started when they are needed and kept. They end with this object or this process."""
 
     def __init__(self, count: int) -> None:
+        self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._busy: set[_Process] = set()
@@ -38,6 +40,11 @@ class Workers:
     def submit(self, function: Callable[..., _Result], *args: Any) -> Future[_Result]:
         """Call a function of an importable module. The future raises what it raised, or WorkerDied."""
         return self._threads.submit(self._call, function, args)
+
+    def warm(self, function: Callable[[], None]) -> None:
+        """Start every process while there is time, and have it load what `function` is in."""
+        for _ in range(self._count):
+            self.submit(function)
 
     def stop(self) -> None:
         """End the calls that run, as WorkerDied."""
@@ -82,8 +89,8 @@ class _Process:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
         """Whether it succeeded, and its result or exception. EOFError, OSError when the process has ended."""
-        self._connection.send((function, args))
-        answer: tuple[bool, Any] = self._connection.recv()
+        _send(self._connection, (function, args))
+        answer: tuple[bool, Any] = _receive(self._connection)
         return answer
 
     def kill(self) -> None:
@@ -98,12 +105,21 @@ class _Process:
         self.end()
 
 
+def _send(connection: Connection, thing: Any) -> None:
+    """By plain pickle: torch has taught the connection's own to share tensors by way of multiprocessing."""
+    connection.send_bytes(pickle.dumps(thing, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def _receive(connection: Connection) -> Any:
+    return pickle.loads(connection.recv_bytes())
+
+
 def _serve(descriptor: int) -> None:
     """The child's side: calls, until the parent has gone."""
     connection = Connection(descriptor)
     while True:
         try:
-            function, args = connection.recv()
+            function, args = _receive(connection)
         except (EOFError, OSError):
             return
         try:
@@ -111,6 +127,6 @@ def _serve(descriptor: int) -> None:
         except Exception as error:
             answer = False, error
         try:
-            connection.send(answer)
+            _send(connection, answer)
         except OSError:
             return

@@ -6,7 +6,7 @@ meshes and textures made of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -24,6 +24,10 @@ class Gaussians:
     scales: Tensor
     rotations: Tensor
     opacities: Tensor
+
+    def cpu(self) -> Gaussians:
+        """The same in the processor's memory."""
+        return Gaussians(*(getattr(self, field.name).cpu() for field in fields(self)))
 
 
 @dataclass(frozen=True)

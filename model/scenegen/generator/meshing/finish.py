@@ -6,7 +6,7 @@ The steps and their order are those of spec/latents.md section 11. Knows nothing
 from __future__ import annotations
 
 from scenegen.generator.meshing.edges import Floats, keep_faces
-from scenegen.generator.meshing.flexicubes import ExtractedMesh
+from scenegen.generator.meshing.extracted import ExtractedMesh
 from scenegen.generator.meshing.gate import check_shape, check_values
 from scenegen.generator.meshing.hidden_faces import hidden_faces
 from scenegen.generator.meshing.holes import fill_holes

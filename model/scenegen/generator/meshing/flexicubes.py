@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
+from scipy.sparse import csc_array, csr_array
 
 from scenegen.generator.latents.fields import GridFields
 from scenegen.generator.meshing.blocks import Blocks, Ints
+from scenegen.generator.meshing.extracted import ExtractedMesh, Floats32
 from scenegen.generator.meshing.tables import AMBIGUITY, CORNERS, DUAL_COUNT, DUAL_OF_EDGE, EDGES
 from scenegen.scene import InvalidInput
-
-Floats32 = NDArray[np.float32]
 
 _WITHOUT_COLOUR, _WITH_COLOUR = 53, 101
 _DISPLACEMENT, _WEIGHTS, _COLOUR = 8, 32, 53
@@ -28,20 +27,8 @@ _CORNERS_BY_VOXEL = sorted(range(8), key=lambda c: tuple(-CORNERS[c]))
 """The corners in the order in which ascending voxels hit one vertex: sums round as the published ones do."""
 _VOXELS_AT_ONCE = 1 << 17
 """Few enough to keep copies small."""
-_CUBES_AT_ONCE = 1 << 14
+_DUALS_AT_ONCE = 1 << 14
 """So that what is computed for each edge stays in the processor's cache."""
-
-
-@dataclass(frozen=True, eq=False)
-class ExtractedMesh:
-    """vertices: float32 [V, 3], z-up in [-0.5, 0.5]^3. faces: int64 [F, 3], counterclockwise from outside.
-
-    attributes: float32 [V, 6], 0..2 base colour in 0..1, 3..5 normal map; [V, 0] when the fields have no colour.
-    """
-
-    vertices: Floats32
-    faces: NDArray[np.int64]
-    attributes: Floats32
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +67,11 @@ def extract(fields: GridFields) -> ExtractedMesh:
     inside = (grid.distance < 0).view(np.uint8)
     signs = grid.blocks.with_next(inside)
     cubes = _surface_cubes(grid, signs)
-    colours = 6 if grid.features.shape[1] == _WITH_COLOUR else 0
     if not len(cubes.case):
-        nothing = np.zeros((0, 3 + colours), np.float32)
-        return ExtractedMesh(nothing[:, :3], np.zeros((0, 3), np.int64), nothing[:, 3:])
-    points, gamma = _dual_vertices(grid, cubes, colours)
-    return ExtractedMesh(points[:, :3].copy(), _faces(grid, cubes, signs, gamma), points[:, 3:].copy())
+        colours = (grid.features.shape[1] - _COLOUR) // 8
+        return ExtractedMesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64), np.zeros((0, colours), np.float32))
+    positions, looks, gamma = _dual_vertices(grid, cubes)
+    return ExtractedMesh(positions, _faces(grid, cubes, signs, gamma), looks)
 
 
 def _gather(fields: GridFields) -> _Grid:
@@ -98,19 +84,15 @@ def _gather(fields: GridFields) -> _Grid:
     if voxels.shape != (3, len(features)) or (voxels.size and (voxels.min() < 0 or voxels.max() >= size)):
         raise InvalidInput(f"voxels of grid fields must be [{len(features)}, 3], each coordinate in 0..{size - 1}")
     blocks = Blocks(voxels - 1, voxels + 2, size + 1)  # every corner of every cube that a voxel's corner belongs to
-    cells = _corner_cells(blocks, voxels)
+    cells = blocks.corner_cells(voxels)
     distance, hits = np.zeros(len(blocks), np.float32), np.zeros(len(blocks), np.uint8)
+    given = features[:, :_DISPLACEMENT].T + np.float32(-1 / size)
     for corner in _CORNERS_BY_VOXEL:  # no vertex is hit twice by the same corner, so += is enough
-        distance[cells[corner]] += features[:, corner] + np.float32(-1 / size)
+        distance[cells[corner]] += given[corner]
         hits[cells[corner]] += 1
     distance /= np.maximum(hits, 1)
     distance[hits == 0] = 1
     return _Grid(blocks, size, features, cells, distance, hits)
-
-
-def _corner_cells(blocks: Blocks, xyz: Ints) -> Ints:
-    """int32 [8, n], the cells of the corners of cubes at xyz int32 [3, n]."""
-    return np.stack([blocks.cells(*(xyz + corner[:, None].astype(np.int32))) for corner in CORNERS])
 
 
 def _surface_cubes(grid: _Grid, signs: NDArray[np.uint8]) -> _Cubes:
@@ -143,65 +125,69 @@ def _surface_cubes(grid: _Grid, signs: NDArray[np.uint8]) -> _Cubes:
     first[grouped] = np.cumsum(count[grouped]) - count[grouped]
     first_of_cell = np.zeros(len(blocks), dtype=np.int32)
     first_of_cell[cells] = first
-    return _Cubes(_corner_cells(blocks, xyz), case, first, case_of_cell, first_of_cell)
+    return _Cubes(blocks.corner_cells(xyz), case, first, case_of_cell, first_of_cell)
 
 
-def _vertex_data(grid: _Grid, cubes: _Cubes, colours: int) -> tuple[Floats32, Ints]:
-    """Position and colour float32 [n, 3 + colours] of the surface cubes' corners; the row of each cell, int32."""
-    blocks, size = grid.blocks, grid.resolution
-    wanted = np.zeros(len(blocks), dtype=bool)
+def _vertex_data(grid: _Grid, cubes: _Cubes) -> tuple[Floats32, Floats32, Ints]:
+    """Positions [n, 3] and colours [n, 6] or [n, 0] of the surface cubes' corners, and the row of each cell, int32."""
+    wanted = np.zeros(len(grid.blocks), dtype=bool)
     wanted[cubes.cells_of_corner] = True
     vertices = np.flatnonzero(wanted)
-    row_of_cell = np.full(len(blocks), len(vertices), dtype=np.int32)
+    row_of_cell = np.full(len(grid.blocks), len(vertices), dtype=np.int32)  # that row takes what is not wanted
     row_of_cell[vertices] = np.arange(len(vertices), dtype=np.int32)
-    total = np.zeros((len(vertices) + 1, 3 + colours), dtype=np.float32)  # the last row takes what is not wanted
+    colours = (grid.features.shape[1] - _COLOUR) // 8
+    positions, looks = (np.zeros((len(vertices) + 1, channels), np.float32) for channels in (3, colours))
     for start in range(0, len(grid.features), _VOXELS_AT_ONCE):
         part = slice(start, start + _VOXELS_AT_ONCE)
-        rows = row_of_cell[grid.cells_of_corner[:, part].T].reshape(-1)
+        rows = row_of_cell[grid.cells_of_corner[:, part]].T.reshape(-1)
         one_each = np.ones(len(rows), np.float32), rows, np.arange(len(rows) + 1, dtype=np.int32)
-        sums = csc_array(one_each, shape=(len(total), len(rows)))
-        total[:, :3] += sums @ grid.features[part, _DISPLACEMENT:_WEIGHTS].reshape(-1, 3)
+        sums = csc_array(one_each, shape=(len(positions), len(rows)))
+        positions += sums @ grid.features[part, _DISPLACEMENT:_WEIGHTS].reshape(-1, 3)
         if colours:
-            total[:, 3:] += sums @ grid.features[part, _COLOUR:].reshape(-1, colours)
-    total = total[:-1]
-    total /= np.maximum(grid.hits[vertices], 1)[:, None]
-    data = torch.from_numpy(total)
-    data[:, 3:].sigmoid_()
-    data[:, :3].tanh_().mul_((1 - 1e-8) / (2 * size))
-    total[:, :3] += blocks.coordinates(vertices).T.astype(np.float32) / np.float32(size) - np.float32(0.5)
-    return total, row_of_cell
+            looks += sums @ grid.features[part, _COLOUR:].reshape(-1, colours)
+    positions, looks = positions[:-1], looks[:-1]
+    hits = np.maximum(grid.hits[vertices], 1)[:, None]
+    positions /= hits
+    looks /= hits
+    torch.from_numpy(looks).sigmoid_()
+    torch.from_numpy(positions).tanh_().mul_((1 - 1e-8) / (2 * grid.resolution))
+    xyz = grid.blocks.coordinates(vertices).T.astype(np.float32)
+    positions += xyz / np.float32(grid.resolution) - np.float32(0.5)
+    return positions, looks, row_of_cell
 
 
-def _dual_vertices(grid: _Grid, cubes: _Cubes, colours: int) -> tuple[Floats32, Floats32]:
-    """Section 9, steps 2, 6 and 7: position and colour float32 [n, 3 + colours] of the dual vertices, gamma [n]."""
-    data, row_of_cell = _vertex_data(grid, cubes, colours)
+def _dual_vertices(grid: _Grid, cubes: _Cubes) -> tuple[Floats32, Floats32, Floats32]:
+    """Section 9, steps 2, 6 and 7: positions [n, 3], colours [n, 6] or [n, 0] and gamma [n] of the dual vertices.
+
+    Each is a mean of its cube's corners: an edge's zero point divides it in the ratio of the values at its ends.
+    """
+    positions, looks, row_of_cell = _vertex_data(grid, cubes)
     weights = _weights(grid, cubes)
     count = DUAL_COUNT[cubes.case]
-    duals = int(count.sum())
-    points, gamma = np.zeros((duals, 3 + colours), np.float32), np.empty(duals, np.float32)
-    total = np.zeros(duals, np.float32)
+    cube, which = np.empty(int(count.sum()), dtype=np.int32), np.zeros(int(count.sum()), dtype=np.int32)
     for dual in range(int(count.max())):
-        has = count > dual
-        gamma[cubes.first_dual[has] + dual] = weights[has, _GAMMA]
-    for start in range(0, len(cubes.case), _CUBES_AT_ONCE):
-        part = slice(start, start + _CUBES_AT_ONCE)
-        weight, dual_of_edge = weights[part], DUAL_OF_EDGE[cubes.case[part]]
-        cells = cubes.cells_of_corner[:, part]
+        having = np.flatnonzero(count > dual)
+        cube[cubes.first_dual[having] + dual] = having
+        which[cubes.first_dual[having] + dual] = dual
+    share, rows = np.zeros((len(cube), 8), np.float32), np.empty((len(cube), 8), np.int32)
+    for start in range(0, len(cube), _DUALS_AT_ONCE):
+        part = slice(start, start + _DUALS_AT_ONCE)
+        own = cube[part]
+        cells, weight = cubes.cells_of_corner[:, own], np.ascontiguousarray(weights[own].T)
+        rows[part] = row_of_cell[cells].T
+        value = grid.distance[cells] * weight[_ALPHA]
+        belongs = (DUAL_OF_EDGE[cubes.case[own]] == which[part, None]).T
+        corners, total = np.zeros((8, len(own)), np.float32), np.zeros(len(own), np.float32)
         for edge, (a, b) in enumerate(EDGES):
-            cube = np.flatnonzero(dual_of_edge[:, edge] >= 0)
-            dual_vertex = cubes.first_dual[part][cube] + dual_of_edge[cube, edge]
-            start_cell, end_cell = cells[a][cube], cells[b][cube]
-            s0 = (grid.distance[start_cell] * weight[cube, _ALPHA][:, a])[:, None]
-            s1 = (grid.distance[end_cell] * weight[cube, _ALPHA][:, b])[:, None]
-            crossing = data[row_of_cell[start_cell]] * s1
-            crossing -= data[row_of_cell[end_cell]] * s0
-            crossing /= s1 - s0
-            beta = weight[cube, edge]
-            crossing *= beta[:, None]
-            points[dual_vertex] += crossing
-            total[dual_vertex] += beta
-    points /= total[:, None]
-    return points, gamma
+            beta = weight[edge] * belongs[edge]
+            rise = beta / np.where(belongs[edge], value[b] - value[a], 1)
+            corners[a] += rise * value[b]
+            corners[b] -= rise * value[a]
+            total += beta
+        share[part] = (corners / total).T
+    start_of_row = np.arange(0, 8 * len(cube) + 1, 8, dtype=np.int32)
+    mean = csr_array((share.reshape(-1), rows.reshape(-1), start_of_row), shape=(len(cube), len(positions)))
+    return mean @ positions, mean @ looks, weights[cube, _GAMMA]
 
 
 def _weights(grid: _Grid, cubes: _Cubes) -> Floats32:

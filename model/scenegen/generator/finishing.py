@@ -1,0 +1,104 @@
+"""From an extracted mesh and its colours to a textured mesh, in processes beside the model.
+
+numpy only: a process that finishes meshes does not load torch. Knows nothing about networks, placements or scenes.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import trimesh
+
+from scenegen.generator.meshing.finish import finish_mesh
+from scenegen.generator.texture.ways import textured_mesh
+from scenegen.generator.work import Work
+from scenegen.generator.workers import Workers
+from scenegen.glb import pack_texture
+from scenegen.scene import Asset, Floats
+
+if TYPE_CHECKING:
+    from scenegen.generator.latents.fields import Gaussians
+    from scenegen.generator.meshing.extracted import ExtractedMesh
+
+_log = logging.getLogger(__name__)
+
+TEXTURE_SIZE = 1024
+"""Texels along the side of a texture."""
+_POLL_S = 0.05
+
+
+def ready() -> None:
+    """Nothing: what this module needs is loaded by the time a process can call it."""
+
+
+def finish(mesh: ExtractedMesh, gaussians: Gaussians | None, box: Floats, texture_size: int) -> trimesh.Trimesh:
+    """The textured mesh of an extracted one: z-up, in the same unit box.
+
+    gaussians: of the same asset, for a mesh without colours. box: [2, 3], where its occupancy lies. UnusableMesh when
+    it came out damaged.
+    """
+    textured = textured_mesh(finish_mesh(mesh, box), mesh, gaussians, size=texture_size)
+    textured.vertices = textured.vertices.clip(-0.5, 0.5)  # simplification may step over the border of the box
+    pack_texture(textured)  # here, beside the model, rather than when it is sent
+    return textured
+
+
+class Finishing:
+    """The textured meshes of one generation in the making: `begin` each as it is decoded, then take the `results`.
+
+    As a context: leaving it by an exception ends what is not finished.
+    """
+
+    def __init__(self, workers: Workers, count: int, work: Work) -> None:
+        """count: how many there will be. work: hears of each one finished, and is asked whether to stop."""
+        self._workers, self._count, self._work = workers, count, work
+        self._pending: dict[Future[trimesh.Trimesh], Asset] = {}
+        self._begun = self._ended = 0
+        self._textured: dict[int, Asset] = {}
+
+    def __enter__(self) -> Finishing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._pending:
+            for future in self._pending:
+                future.cancel()
+            self._workers.stop()
+
+    def begin(self, coarse: Asset, mesh: ExtractedMesh, gaussians: Gaussians | None, box: Floats) -> None:
+        """Start to finish the mesh that is to replace a coarse asset's. Arguments as those of `finish`."""
+        future = self._workers.submit(finish, mesh, gaussians, box, TEXTURE_SIZE)
+        self._pending[future] = coarse
+        self._begun += 1
+        self._work.done(self._done)
+        self._collect(0.0)
+
+    def results(self) -> dict[int, Asset]:
+        """The textured assets by id, once all are done; those are missing whose mesh came out damaged."""
+        while self._pending:
+            self._work.check()
+            self._collect(_POLL_S)
+        return self._textured
+
+    def _collect(self, timeout_s: float) -> None:
+        done, _ = wait(self._pending, timeout_s, FIRST_COMPLETED)
+        for future in done:
+            coarse = self._pending.pop(future)
+            self._ended += 1
+            asset = None
+            try:
+                asset = Asset(coarse.id, coarse.label, future.result(), "textured")
+            except Exception as error:  # whatever it was, the coarse asset is there and good
+                _log.warning("object %d stays coarse: %s", coarse.id, error)
+            else:
+                self._textured[asset.id] = asset
+            self._work.done(self._done, asset)
+
+    @property
+    def _done(self) -> float:
+        return (self._begun + self._ended) / (2 * self._count)
