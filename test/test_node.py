@@ -256,12 +256,11 @@ def test_deactivating_ends_a_running_goal_with_the_reason(ros_context: rclpy.Con
 def test_deactivating_while_placing_cancels_it(
     ros_context: rclpy.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    placing, up = threading.Event(), []
+    placing = threading.Event()
 
     def endless_place(
-        scene: Scene, views: list[View], *, gravity: np.ndarray, cancelled: Callable[[], bool]
+        scene: Scene, views: list[View], *, cancelled: Callable[[], bool], **how: Any
     ) -> tuple[PlacedObject, ...]:
-        up.append(gravity.tolist())
         placing.set()
         wait_for(cancelled, "the end of placing")
         raise Cancelled
@@ -273,7 +272,33 @@ def test_deactivating_while_placing_cancels_it(
         assert r.node.trigger_deactivate() == SUCCESS
         answer = r.ears.result(handle)
         assert answer.status == GoalStatus.STATUS_ABORTED and "cancelled while placing" in answer.result.message
-    assert up == [[0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("frame", "with_depth", "up"),
+    [("map", True, [0.0, 0.0, 1.0]), ("camera_optical_frame", True, None), ("map", False, None)],
+)
+def test_up_is_z_of_a_level_frame_that_poses_come_out_in(
+    ros_context: rclpy.Context,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frame: str,
+    with_depth: bool,
+    up: list[float] | None,
+) -> None:
+    heard: list[Any] = []
+
+    def place(scene: Scene, views: list[View], *, gravity: Any, **how: Any) -> tuple[PlacedObject, ...]:
+        heard.append(gravity if gravity is None else gravity.tolist())
+        return fast_place(scene, views)
+
+    monkeypatch.setattr(generation, "place_scene", place)
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", with_depth=with_depth, fixed_frame=frame) as r,
+    ):
+        assert r.ears.generate().success
+    assert heard == [up]
 
 
 def test_ended_in_the_middle_of_a_goal_it_leaves_without_a_traceback(ros_domain: int, tmp_path: Path) -> None:
