@@ -27,6 +27,12 @@ def test_calls_run_side_by_side_in_processes_that_are_kept() -> None:
     assert os.getpid() not in others and len(others) <= 2
 
 
+def test_finishing_a_mesh_loads_no_torch() -> None:
+    code = "import sys, scenegen.generator.finishing; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, cwd=MODEL)
+    assert done.stdout.strip() == "False"
+
+
 def test_an_error_comes_back_and_the_process_lives_on() -> None:
     workers = Workers(1)
     before = workers.submit(os.getpid).result(WAIT_S)

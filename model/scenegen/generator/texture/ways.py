@@ -4,12 +4,13 @@ decoded: the mesh decoder's colours at the vertices that were extracted.
 gaussians: the blended colours of the Gaussians at every texel's own point of the surface.
 rendered: pictures of the Gaussians from all around, brought back to the surface, as published.
 
-Knows nothing about networks, files or scenes.
+Knows nothing about networks, files or scenes. What takes the decoded colours needs no torch, so that processes that
+finish meshes start quickly and stay small.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import trimesh
@@ -17,14 +18,14 @@ from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from scenegen.generator.latents.fields import Gaussians
-from scenegen.generator.meshing.flexicubes import ExtractedMesh
+from scenegen.generator.meshing.extracted import ExtractedMesh
 from scenegen.generator.meshing.unwrap import UnwrappedMesh
 from scenegen.generator.texture.bake import ColourFunction, Floats32, texture_mesh
 from scenegen.generator.texture.decoded import DecodedColours
-from scenegen.generator.texture.rendered import RenderedColours
-from scenegen.generator.texture.splats import SplatColours
 from scenegen.scene import InvalidInput
+
+if TYPE_CHECKING:
+    from scenegen.generator.latents.fields import Gaussians
 
 Way = Literal["decoded", "gaussians", "rendered"]
 
@@ -69,6 +70,13 @@ def _colour_function(
         return DecodedColours(extracted.vertices, colours)
     if gaussians is None:
         raise InvalidInput(f"the way '{way}' needs the Gaussians of the asset: decode them, or choose 'decoded'")
+    from scenegen.generator.texture.rendered import RenderedColours
+    from scenegen.generator.texture.splats import SplatColours
+
     if way == "gaussians":
+        from scenegen.generator.texture.splats import SplatColours
+
         return SplatColours(gaussians)
+    from scenegen.generator.texture.rendered import RenderedColours
+
     return RenderedColours(gaussians, mesh.vertices, mesh.faces, *_PICTURES[gaussians.positions.is_cuda])
