@@ -313,10 +313,13 @@ def test_ended_in_the_middle_of_a_goal_it_leaves_without_a_traceback(ros_domain:
         if process.poll() is not None:
             raise Ended
 
-    with Operator(check) as operator:
-        operator.bring_up()
-        with pytest.raises(Ended):
-            operator.generate((), 1, 42, Stages(lambda stage, progress: process.terminate()))
+    try:
+        with Operator(check) as operator:
+            operator.bring_up()
+            with pytest.raises(Ended):
+                operator.generate((), 1, 42, Stages(lambda stage, progress: process.terminate()))
+    finally:
+        process.kill()
     _, said = process.communicate()
     assert process.returncode == 0 and "Traceback" not in said, said
 
