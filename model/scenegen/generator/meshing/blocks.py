@@ -32,9 +32,9 @@ class Blocks:
         self.size = size
         self._per_axis = -(-size // SIDE) + 1  # one more: the cell after the last is outside, not an error
         marked = np.zeros(self._per_axis**3, dtype=bool)
-        ends = (low.clip(0, size - 1), high.clip(0, size - 1))
+        ends = low.clip(0, size - 1) // SIDE, high.clip(0, size - 1) // SIDE
         for x, y, z in product((0, 1), repeat=3):
-            marked[self._block(ends[x][0] // SIDE, ends[y][1] // SIDE, ends[z][2] // SIDE)] = True
+            marked[self._block(ends[x][0], ends[y][1], ends[z][2])] = True
         used = np.flatnonzero(marked).astype(np.int32)
         self._count = len(used)
         self._slot = np.full(len(marked), self._count, dtype=np.int32)
@@ -52,6 +52,17 @@ class Blocks:
         """Where cells stand in an array over cells, int32 [n]; those of no block in the last. Coordinates 0..size."""
         inner = ((x & _WITHIN) * SIDE + (y & _WITHIN)) * SIDE + (z & _WITHIN)
         return self._slot[self._block(x // SIDE, y // SIDE, z // SIDE)] * np.int32(VOLUME) + inner
+
+    def corner_cells(self, xyz: Ints) -> Ints:
+        """int32 [8, n], x fastest: the cells of xyz int32 [3, n] and of the next along every axis."""
+        axes = [(np.int32(self._per_axis ** (2 - axis)), np.int32(SIDE ** (2 - axis))) for axis in range(3)]
+        block = [[(c + step) // SIDE * n for step in (0, 1)] for c, (n, _) in zip(xyz, axes, strict=True)]
+        inner = [[((c + step) & _WITHIN) * n for step in (0, 1)] for c, (_, n) in zip(xyz, axes, strict=True)]
+        cells = np.empty((8, xyz.shape[1]), dtype=np.int32)
+        for corner, (z, y, x) in enumerate(product((0, 1), repeat=3)):
+            slot = self._slot[block[0][x] + block[1][y] + block[2][z]]
+            cells[corner] = slot * np.int32(VOLUME) + (inner[0][x] + inner[1][y] + inner[2][z])
+        return cells
 
     def coordinates(self, cells: NDArray[np.intp]) -> Ints:
         """int32 [3, n] of cells [n] that are in a block."""

@@ -68,8 +68,8 @@ def extract(fields: GridFields) -> ExtractedMesh:
     signs = grid.blocks.with_next(inside)
     cubes = _surface_cubes(grid, signs)
     if not len(cubes.case):
-        colours = (grid.features.shape[1] - _COLOUR) // 8
-        return ExtractedMesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64), np.zeros((0, colours), np.float32))
+        points, looks = (np.zeros((0, n), np.float32) for n in (3, (grid.features.shape[1] - _COLOUR) // 8))
+        return ExtractedMesh(points, np.zeros((0, 3), np.int64), looks)
     positions, looks, gamma = _dual_vertices(grid, cubes)
     return ExtractedMesh(positions, _faces(grid, cubes, signs, gamma), looks)
 
