@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw
 
 from benchmark.texture_truth import GRID, PaintedObject, painted_objects, true_fields, true_gaussians
 from scenegen.generator.latents.fields import Gaussians
-from scenegen.generator.meshing.flexicubes import ExtractedMesh, extract
+from scenegen.generator.meshing.extracted import ExtractedMesh
+from scenegen.generator.meshing.flexicubes import extract
 from scenegen.generator.meshing.simplify import simplify
 from scenegen.generator.meshing.unwrap import UnwrappedMesh, unwrap
 from scenegen.generator.texture.ways import Way, textured_mesh

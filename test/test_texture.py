@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from conformance_adapter import build_model
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from scenegen.generator.latents.fields import Gaussians
-from scenegen.generator.meshing.flexicubes import ExtractedMesh
+from scenegen.generator.meshing.extracted import ExtractedMesh
 from scenegen.generator.meshing.unwrap import UnwrappedMesh, unwrap
 from scenegen.generator.texture.bake import covered_texels, paint
 from scenegen.generator.texture.cameras import hammersley_cameras
@@ -26,6 +29,7 @@ from scenegen.glb import mesh_from_glb, mesh_to_glb
 from scenegen.render import Camera, Renderer, Surface, Texture
 from scenegen.scene import InvalidInput
 
+GOLDEN = Path(__file__).parent / "golden" / "texture"
 RADIUS = 0.4
 SIZE = 256
 
@@ -167,6 +171,16 @@ def test_the_file_holds_one_png_and_nothing_a_viewer_would_mistake(
     again = mesh_from_glb(data)
     np.testing.assert_array_equal(np.asarray(again.visual.material.baseColorTexture.convert("RGB")), 200)
     np.testing.assert_allclose(again.visual.uv, mesh.uv, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cameras", "camera_rig", "scene_assembly"])
+def test_golden_case(name: str) -> None:
+    tensors = load_file(GOLDEN / f"{name}.safetensors")
+    model = build_model(json.loads((GOLDEN / f"{name}.json").read_text())["config"])
+    outputs = model(**{key[3:]: value for key, value in tensors.items() if key.startswith("in.")})
+    for key, expected in tensors.items():
+        if key.startswith("out."):
+            torch.testing.assert_close(outputs[key[4:]], expected, atol=2e-6, rtol=0)
 
 
 def test_a_single_gaussian_is_drawn_where_and_as_it_is() -> None:
