@@ -74,9 +74,5 @@ def _colour_function(
     from scenegen.generator.texture.splats import SplatColours
 
     if way == "gaussians":
-        from scenegen.generator.texture.splats import SplatColours
-
         return SplatColours(gaussians)
-    from scenegen.generator.texture.rendered import RenderedColours
-
     return RenderedColours(gaussians, mesh.vertices, mesh.faces, *_PICTURES[gaussians.positions.is_cuda])
