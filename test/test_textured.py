@@ -46,7 +46,7 @@ def with_round_structures(model: SceneGen, monkeypatch: pytest.MonkeyPatch) -> S
     """With balls for structures, of a size by their latents, and small textures: what random weights give instead is
     noise in space, whose surface is a thousand crumbs."""
     distance = torch.linalg.norm(torch.cartesian_prod(*[torch.arange(8.0) - 3.5] * 3), dim=1).view(1, 1, 8, 8, 8)
-    monkeypatch.setattr(model.decoder, "forward", lambda latent: 2.6 + latent.mean().clamp(-0.4, 0.4) - distance)
+    monkeypatch.setattr(model.decoder, "forward", lambda latent: 1.7 + latent.mean().clamp(-0.4, 0.4) - distance)
     monkeypatch.setattr(finishing, "TEXTURE_SIZE", 64)
     return model
 
