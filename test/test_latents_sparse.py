@@ -48,10 +48,17 @@ def test_children_know_their_neighbours_without_a_search() -> None:
     assert (searched.neighbour_table >= 0).sum() > 27 * 64
 
 
+def test_families_are_convolved_as_their_members_would_be() -> None:
+    coords, conv, x = coordinates(), filled(SparseConv3d(5, 6)), random(65 * 8, 5)
+    voxels = Voxels(coords)
+    close(conv.on_children(x, voxels), conv(x, Voxels(voxels.subdivided.coords)))
+
+
 def test_convolution_of_copies_is_done_before_copying() -> None:
     coords, conv, x = coordinates(), filled(SparseConv3d(5, 6)), random(65, 5)
     voxels = Voxels(coords)
-    close(conv.on_subdivided(x, voxels), conv(x.repeat_interleave(8, dim=0), Voxels(voxels.subdivided.coords)))
+    copies, children = x.repeat_interleave(8, dim=0), Voxels(voxels.subdivided.coords)
+    close(conv.on_subdivided(x, voxels), conv(copies, children))
     pooling = voxels.coarser
     coarse = random(len(pooling.coarse), 5)
     close(conv.on_upsampled(coarse, pooling), conv(pooling.up(coarse), voxels))
@@ -85,6 +92,7 @@ def test_gradients_of_the_convolution_are_those_of_its_numbers() -> None:
 
     assert check(lambda x: conv(x, voxels), x)
     assert check(lambda x: conv.on_subdivided(x, voxels), x)
+    assert check(lambda x: conv.on_children(x, voxels), random(152, 2, dtype=torch.float64).requires_grad_())
     assert check(lambda x: conv.on_upsampled(x, voxels.coarser), coarse)
 
 

@@ -31,13 +31,24 @@ _Derived = TypeVar("_Derived")
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows of the output and the rows of the input that meet them through one weight of a kernel, int64 [P] each.
+    """Rows of the output, and the rows of the input that meet them at one offset, int64 [P] each.
 
-    None stands for all rows in order.
+    None stands for all rows in order. Where several rows meet several at once, they stand one after another.
     """
 
     out: Tensor | None
     into: Tensor | None
+
+
+def touching_children(k: int) -> tuple[Tensor, Tensor]:
+    """Which children of a voxel's neighbour at offset k, and which of its own, have one another for neighbours.
+
+    Places in their voxels, int64 [n, 3] each, in the order of the children; each of the one touches each of the other.
+    """
+    sides = {-1: (1, 0), 0: (-1, -1), 1: (0, 1)}
+    wanted = torch.tensor([sides[step] for step in OFFSETS[k].tolist()])
+    theirs, own = (CHILDREN[((side == CHILDREN) | (side < 0)).all(1)] for side in wanted.T)
+    return theirs, own
 
 
 class Voxels:
@@ -96,6 +107,27 @@ class Voxels:
             out = (column >= 0).nonzero()[:, 0]
             half.append(Pairs(out, column[out]))
         return (*half, Pairs(None, None), *(Pairs(p.into, p.out) for p in reversed(half)))
+
+    @cached_property
+    def pairs_of_children(self) -> tuple[Pairs, ...]:
+        """For each of the 27 offsets: children of the voxels, and the neighbour's children next to them."""
+        return tuple(self._of_children(k, into_children=True) for k in range(27))
+
+    @cached_property
+    def pairs_to_children(self) -> tuple[Pairs, ...]:
+        """The same, with the neighbour itself in place of its children."""
+        return tuple(self._of_children(k, into_children=False) for k in range(27))
+
+    def _of_children(self, k: int, into_children: bool) -> Pairs:
+        pairs, (theirs, own) = self.pairs[k], touching_children(k)
+        if pairs.out is None or pairs.into is None:
+            return pairs
+        numbers = torch.tensor([4, 2, 1])
+        out, into = (
+            (rows[:, None] * 8 + (children @ numbers).to(rows.device)).flatten()
+            for rows, children in ((pairs.out, own), (pairs.into, theirs))
+        )
+        return Pairs(out, into if into_children else pairs.into)
 
     @cached_property
     def neighbour_table(self) -> Tensor:

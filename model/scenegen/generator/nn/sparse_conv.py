@@ -7,13 +7,13 @@ how neighbours are found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scenegen.generator.nn.sparse import CHILDREN, Pairs, Pooling, Voxels
+from scenegen.generator.nn.sparse import OFFSETS, Pairs, Pooling, Voxels, touching_children
 from scenegen.scene import InvalidInput
 
 _CHUNK = 1 << 16
@@ -52,72 +52,83 @@ class SparseConv3d(nn.Module):
         """The same as on ``pooling.up(x)``, without making it: coarse rows [M, in] -> fine rows [N, out]."""
         return self._convolve(x, self._weights(), pooling.pairs, len(pooling.fine))
 
-    def on_subdivided(self, x: Tensor, voxels: Voxels) -> Tensor:
-        """The same as on every row of x copied to the 8 children of its voxel: [N, in] -> [8 N, out].
+    def on_children(self, x: Tensor, parents: Voxels) -> Tensor:
+        """The same at the voxels ``parents.subdivided``: [8 N, in] -> [8 N, out].
 
-        A child's 27 neighbours lie in 8 voxels of the parents' grid, so the weights that meet the same one are summed
-        first: 8 products instead of 27, exact because a voxel's children are there all or none.
+        Brothers are taken together: 27 products of whole families in place of 27 for every child, without waste, since
+        all children of a voxel that touch one another's neighbour touch each of its children there.
         """
-        weight = self.conv.weight.to(_sum_dtype(x))
-        for axis in (1, 2, 3):
-            left, middle, right = weight.unbind(axis)
-            # What the first child's two parent cells see, then the second child's.
-            weight = torch.stack([left, middle + right, left + middle, right], dim=axis)
-        weight = weight.to(x.dtype).unflatten(3, (2, 2)).unflatten(2, (2, 2)).unflatten(1, (2, 2))
-        children = []
-        for dx, dy, dz in CHILDREN.tolist():
-            matrices = weight[:, dx, :, dy, :, dz].flatten(1, 3).permute(1, 2, 0)
-            pairs = [voxels.pairs[(dx + i) * 9 + (dy + j) * 3 + dz + k] for i, j, k in CHILDREN.tolist()]
-            children.append(self._convolve(x, matrices, pairs, len(x)))
-        return torch.stack(children, dim=1).flatten(0, 1)
+        matrices = [self._family_matrix(k).flatten(2).flatten(0, 1) for k in range(27)]
+        return self._convolve(x, matrices, parents.pairs_of_children, 8 * len(parents))
+
+    def on_subdivided(self, x: Tensor, voxels: Voxels) -> Tensor:
+        """The same as ``on_children`` of every row of x copied to the 8 children of its voxel: [N, in] -> [8 N, out].
+
+        Copies are equal, so the weights that meet them are summed first: 64 products in place of 216.
+        """
+        matrices = [self._family_matrix(k).sum(0, dtype=_sum_dtype(x)).to(x.dtype).flatten(1) for k in range(27)]
+        return self._convolve(x, matrices, voxels.pairs_to_children, 8 * len(voxels))
 
     def _weights(self) -> Tensor:
         """One matrix per offset: [27, in, out]."""
         return self.conv.weight.flatten(1, 3).permute(1, 2, 0)
 
-    def _convolve(self, x: Tensor, weights: Tensor, pairs: Sequence[Pairs], rows: int) -> Tensor:
-        products: Tensor = _GatherMultiplyAdd.apply(x, weights, pairs, rows)
+    def _family_matrix(self, k: int) -> Tensor:
+        """The weights between touching children of voxels at offset k: [their children, in, own children, out]."""
+        theirs, own = touching_children(k)
+        offsets = 2 * OFFSETS[k] + theirs[:, None] - own + 1
+        return self._weights()[(offsets @ torch.tensor([9, 3, 1])).to(self.conv.weight.device)].transpose(1, 2)
+
+    def _convolve(self, x: Tensor, matrices: Iterable[Tensor], pairs: Sequence[Pairs], rows: int) -> Tensor:
+        products: Tensor = _GatherMultiplyAdd.apply(x, pairs, (rows, len(self.conv.bias)), *matrices)
         return (products + self.conv.bias).to(x.dtype)
 
 
 class _GatherMultiplyAdd(torch.autograd.Function):
-    """out[o] += x[i] @ weights[k] for all pairs (o, i) of every k, summed in float32 at least."""
+    """out[o] += x[i] @ matrix for all pairs (o, i) of every matrix, summed in float32 at least.
+
+    A matrix as high as several rows of x, or as wide as several of the output, takes or gives so many at once.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, pairs: Sequence[Pairs], rows: int) -> Tensor:
-        ctx.save_for_backward(x, weights)
+    def forward(ctx: Any, x: Tensor, pairs: Sequence[Pairs], shape: tuple[int, int], *matrices: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *matrices)
         ctx.pairs = pairs
-        out = x.new_zeros(rows, weights.shape[2], dtype=_sum_dtype(x))
-        for matrix, pair in zip(weights, pairs, strict=True):
+        out = x.new_zeros(shape, dtype=_sum_dtype(x))
+        for matrix, pair in zip(matrices, pairs, strict=True):
             _multiply_add(out, pair.out, x, pair.into, matrix)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weights = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *matrices = ctx.saved_tensors
         gradient = gradients[0].to(x.dtype)
-        of_x = of_weights = None
+        of_x, of_matrices = None, [None] * len(matrices)
         if ctx.needs_input_grad[0]:
             sums = torch.zeros_like(x, dtype=_sum_dtype(x))
-            for matrix, pair in zip(weights, ctx.pairs, strict=True):
+            for matrix, pair in zip(matrices, ctx.pairs, strict=True):
                 _multiply_add(sums, pair.into, gradient, pair.out, matrix.T)
             of_x = sums.to(x.dtype)
-        if ctx.needs_input_grad[1]:
-            of_weights = torch.stack([_rows(x, p.into).T @ _rows(gradient, p.out) for p in ctx.pairs])
-        return of_x, of_weights, None, None
+        if ctx.needs_input_grad[3]:
+            of_matrices = [
+                _rows(x, pair.into, len(matrix)).T @ _rows(gradient, pair.out, matrix.shape[1])
+                for matrix, pair in zip(matrices, ctx.pairs, strict=True)
+            ]
+        return of_x, None, None, *of_matrices
 
 
 def _multiply_add(out: Tensor, to: Tensor | None, x: Tensor, of: Tensor | None, matrix: Tensor) -> None:
     """out[to] += x[of] @ matrix, in place; no row of x is multiplied twice when that is less work."""
-    if of is None or len(of) > len(x):
-        y = (x @ matrix).to(out.dtype)
-        _add_rows(out, to, _rows(y, of))
+    height, width = matrix.shape[0] // x.shape[1], matrix.shape[1] // out.shape[1]
+    if of is None or (len(of) > len(x) and height == width == 1):
+        y = (x.reshape(-1, matrix.shape[0]) @ matrix).reshape(-1, out.shape[1]).to(out.dtype)
+        _add_rows(out, to, y if of is None else y.index_select(0, of))
         return
-    steps = range(0, len(of), _CHUNK)
-    for begin in steps:
-        chunk = slice(begin, begin + _CHUNK)
-        y = (x.index_select(0, of[chunk]) @ matrix).to(out.dtype)
-        _add_rows(out[chunk] if to is None else out, None if to is None else to[chunk], y)
+    for begin in range(0, len(of) // height, _CHUNK):
+        end = begin + _CHUNK
+        y = (_rows(x, of[begin * height : end * height], matrix.shape[0]) @ matrix).reshape(-1, out.shape[1])
+        chunk = slice(begin * width, end * width)
+        _add_rows(out[chunk] if to is None else out, None if to is None else to[chunk], y.to(out.dtype))
 
 
 def _add_rows(out: Tensor, to: Tensor | None, y: Tensor) -> None:
@@ -127,8 +138,9 @@ def _add_rows(out: Tensor, to: Tensor | None, y: Tensor) -> None:
         out.index_add_(0, to, y)
 
 
-def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x if rows is None else x.index_select(0, rows)
+def _rows(x: Tensor, rows: Tensor | None, width: int) -> Tensor:
+    """Rows of x, or all, so many beside one another as make up the width."""
+    return (x if rows is None else x.index_select(0, rows)).reshape(-1, width)
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
