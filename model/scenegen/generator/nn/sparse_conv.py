@@ -103,7 +103,8 @@ class _GatherMultiplyAdd(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *matrices = ctx.saved_tensors
         gradient = gradients[0].to(x.dtype)
-        of_x, of_matrices = None, [None] * len(matrices)
+        of_x: Tensor | None = None
+        of_matrices: list[Tensor | None] = [None] * len(matrices)
         if ctx.needs_input_grad[0]:
             sums = torch.zeros_like(x, dtype=_sum_dtype(x))
             for matrix, pair in zip(matrices, ctx.pairs, strict=True):
