@@ -13,7 +13,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from benchmark import ingest, latency, sampling
+from benchmark import ingest, latency, meshing, sampling
 from benchmark.report import Section, draw, markdown, table
 from scenegen_ros.demo_operator import NoScene
 from scenegen_ros.demo_processes import ProcessFailed, leave_in_order_on_signals
@@ -54,10 +54,13 @@ def main() -> int:
         return 1
     print("sampling ...", flush=True)
     compared = sampling.run(1, steps=2) if quick else sampling.run(3)
+    print("meshing ...", flush=True)
+    meshes = meshing.rows(64, repeats=1) if quick else meshing.rows()
     sections = [
         Section("Ingest of 1920x1080 RGB, masks (16UC1) and depth (32FC1)", ingested.rows()),
         Section("Trigger to published scene, without generation", delayed.rows()),
         Section("Structure sampling with exact savings", [comparison.row() for comparison in compared]),
+        Section("Meshes", meshes),
         Section("Measured on", about),
     ]
     print("\n" + table(sections))

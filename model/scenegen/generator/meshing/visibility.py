@@ -4,8 +4,8 @@ The reference draws 1000 views of 1024 x 1024 and counts, per face, those where 
 view's eye to the middle of each face; that the face is the first thing it meets stands for the pixel. What differs:
 32 views of the same kind instead of 1000, which makes the share an estimate. Only "never" makes a face inner, so a face
 not seen so far is looked for from 64 more views, at points nearer its corners; parts of a mesh of which no face was
-seen are left at that. Faces of a closed mesh are not looked for from behind, where its front would be met first.
-Knows nothing about what becomes of the faces.
+seen are left at that. Faces of a closed mesh are not looked for from behind, where its front would be met first; so
+inner walls that simplification pushed through outer ones still count as hidden, which the reference would keep. Knows nothing about what becomes of the faces.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def visibility(vertices: Floats, faces: Ints) -> Floats32:
     scene = EmbreeScene(robust=True)
     TriangleMesh(scene, corners)
     edges, ends = unique_edges(faces)
-    closed = bool((np.bincount(edges.reshape(-1), minlength=len(ends)) == 2).all())
+    closed = bool((np.bincount(edges.reshape(-1), minlength=len(ends)) % 2 == 0).all())
 
     def seen(eye: Floats, wanted: Ints, points: Floats32) -> Ints:
         """Those of the wanted faces [n] that a ray from eye [3] to their points [n, 3] meets first."""
