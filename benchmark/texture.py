@@ -137,7 +137,7 @@ def draw(path: Path, rows: Sequence[tuple[Prepared, dict[Way, Result]]]) -> None
 
 
 def main() -> None:
-    """Prints a line for each object and the means; --quick takes one object, two ways, and writes nothing."""
+    """Prints a line for each object and their medians; --quick takes one object, two ways, and writes nothing."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.texture", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one object, without `rendered`; writes nothing")
     quick: bool = parser.parse_args().quick
@@ -153,6 +153,16 @@ def main() -> None:
     print(_row("median", np.median(figures, axis=0).tolist()))
     if not quick:
         draw(_PICTURE, rows[1::2])
+
+
+def run(quick: bool) -> list[tuple[str, str]]:
+    """For the table of `make benchmark`: one striped object, the ways side by side (without `rendered` if quick)."""
+    prepared = prepare(painted_objects(FAMILIES[:1])[1])
+    results = {way: measure(prepared, way) for way in (WAYS[:2] if quick else WAYS)}
+    return [
+        (f"`{way}`", f"{ratio:.1f} times as long as `decoded` ({seconds:.2f} s of processor time), {db:.1f} dB")
+        for way, (db, seconds, ratio) in zip(results, _figures(results), strict=True)
+    ]
 
 
 def _figures(results: dict[Way, Result]) -> list[tuple[float, float, float]]:

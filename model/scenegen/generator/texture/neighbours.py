@@ -33,12 +33,12 @@ class Neighbours:
 
         Points next to one another in the list share a search where they are closer together than its result reaches.
         """
-        middle = np.minimum(np.arange(len(points)) // _RUN * _RUN + _RUN // 2, len(points) - 1)
-        searched, of_point = np.unique(middle, return_inverse=True)
-        distances, found = self._search(points[searched])
-        aside = np.linalg.norm(points - points[middle], axis=1)
-        result = found[of_point]
-        alone = np.flatnonzero(aside > distances[of_point, -1] / 2)
+        middle = np.minimum(np.arange(0, len(points), _RUN) + _RUN // 2, len(points) - 1)
+        distances, found = self._search(points[middle])
+        run = np.arange(len(points)) // _RUN
+        aside = np.linalg.norm(points - points[middle[run]], axis=1)
+        result = found[run]
+        alone = np.flatnonzero(aside > distances[run, -1] / 2)
         result[alone] = self._search(points[alone])[1]
         return result
 
