@@ -45,6 +45,10 @@ def test_a_crash_fails_one_call_and_stopping_ends_what_runs() -> None:
     workers = Workers(1)
     with pytest.raises(WorkerDied):
         workers.submit(os.abort).result(WAIT_S)
+    idle = workers.submit(os.getpid).result(WAIT_S)
+    os.kill(idle, signal.SIGKILL)
+    os.waitid(os.P_PID, idle, os.WEXITED | os.WNOWAIT)
+    assert workers.submit(os.getpid).result(WAIT_S) != idle, "one that died while it was idle costs nothing"
     running = workers.submit(time.sleep, WAIT_S)
     wait_until(running.running)
     wait_until(lambda: bool(workers._busy))

@@ -30,7 +30,7 @@ from scenegen.generator.work import Work
 from scenegen.generator.workers import Workers
 from scenegen.scene import Asset, Detail, InvalidInput, Placement, Progress, Scene, View
 
-MOST_FINISHERS = 4
+MOST_FINISHERS = 8
 """Processes that finish meshes, at most: each takes a core, and some hundred megabytes while it lives."""
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class SceneGen:
         latents = self.latents if detail == "textured" else None
         dense = 1.0 if latents is None else 0.4
         if latents is not None:
-            self._finishers.warm(ready)
+            self._finishers.warm(ready, len(ids))
 
         encoders = self.conditioner.image_encoder, self.conditioner.geometry_encoder
         with work.stage("conditioning", 0.15 * dense), self._memory.working(*encoders):

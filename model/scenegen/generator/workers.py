@@ -41,9 +41,9 @@ class Workers:
         """Call a function of an importable module. The future raises what it raised, or WorkerDied."""
         return self._threads.submit(self._call, function, args)
 
-    def warm(self, function: Callable[[], None]) -> None:
-        """Start every process while there is time, and have it load what `function` is in."""
-        for _ in range(self._count):
+    def warm(self, function: Callable[[], None], count: int) -> None:
+        """Start so many processes while there is time, and have each load what `function` is in."""
+        for _ in range(min(count, self._count)):
             self.submit(function)
 
     def stop(self) -> None:
@@ -53,10 +53,7 @@ class Workers:
                 process.kill()
 
     def _call(self, function: Callable[..., _Result], args: tuple[Any, ...]) -> _Result:
-        try:
-            process = self._idle.get_nowait()
-        except queue.Empty:
-            process = _Process()
+        process = self._idle_process() or _Process()
         with self._lock:
             self._busy.add(process)
         try:
@@ -72,6 +69,14 @@ class Workers:
             raise value
         result: _Result = value
         return result
+
+    def _idle_process(self) -> _Process | None:
+        try:
+            while not (process := self._idle.get_nowait()).is_alive():  # it may have been killed for its memory
+                pass
+        except queue.Empty:
+            return None
+        return process
 
 
 class _Process:
@@ -92,6 +97,9 @@ class _Process:
         _send(self._connection, (function, args))
         answer: tuple[bool, Any] = _receive(self._connection)
         return answer
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def kill(self) -> None:
         self._process.kill()
