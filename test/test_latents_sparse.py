@@ -156,6 +156,16 @@ def test_half_precision_stays_near(dtype: torch.dtype) -> None:
     torch.testing.assert_close(result.float(), expected, atol=0.05, rtol=0.05)
 
 
+def test_mixed_precision_trains() -> None:
+    voxels, conv, x = Voxels(coordinates()), filled(SparseConv3d(5, 6)), random(65, 5)
+    exact = torch.autograd.grad(conv(x, voxels).square().mean(), tuple(conv.parameters()))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = conv(x.bfloat16(), voxels).float().square().mean()
+    for gradient, expected in zip(torch.autograd.grad(loss, tuple(conv.parameters())), exact, strict=True):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, expected, atol=0.02, rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ("coords", "samples", "words"),
     [

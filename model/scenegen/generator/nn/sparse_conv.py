@@ -7,7 +7,7 @@ how neighbours are found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,11 +46,11 @@ class SparseConv3d(nn.Module):
             # spconv reads the [out, in] weights of this size as if they were [in, out], without transposing, and the
             # published weights were trained so (section 1.1).
             return torch.addmm(self.conv.bias, x, weight.reshape(x.shape[1], -1))
-        return self._convolve(x, self._weights(), voxels.pairs, len(voxels))
+        return self._convolve(x, self._weights().unbind(), voxels.pairs, len(voxels))
 
     def on_upsampled(self, x: Tensor, pooling: Pooling) -> Tensor:
         """The same as on ``pooling.up(x)``, without making it: coarse rows [M, in] -> fine rows [N, out]."""
-        return self._convolve(x, self._weights(), pooling.pairs, len(pooling.fine))
+        return self._convolve(x, self._weights().unbind(), pooling.pairs, len(pooling.fine))
 
     def on_children(self, x: Tensor, parents: Voxels) -> Tensor:
         """The same at the voxels ``parents.subdivided``: [8 N, in] -> [8 N, out].
@@ -66,7 +66,8 @@ class SparseConv3d(nn.Module):
 
         Copies are equal, so the weights that meet them are summed first: 64 products in place of 216.
         """
-        matrices = [self._family_matrix(k).sum(0, dtype=_sum_dtype(x)).to(x.dtype).flatten(1) for k in range(27)]
+        exact, kept = _sum_dtype(self.conv.weight), self.conv.weight.dtype
+        matrices = [self._family_matrix(k).sum(0, dtype=exact).to(kept).flatten(1) for k in range(27)]
         return self._convolve(x, matrices, voxels.pairs_to_children, 8 * len(voxels))
 
     def _weights(self) -> Tensor:
@@ -79,8 +80,10 @@ class SparseConv3d(nn.Module):
         offsets = 2 * OFFSETS[k] + theirs[:, None] - own + 1
         return self._weights()[(offsets @ torch.tensor([9, 3, 1])).to(self.conv.weight.device)].transpose(1, 2)
 
-    def _convolve(self, x: Tensor, matrices: Iterable[Tensor], pairs: Sequence[Pairs], rows: int) -> Tensor:
-        products: Tensor = _GatherMultiplyAdd.apply(x, pairs, (rows, len(self.conv.bias)), *matrices)
+    def _convolve(self, x: Tensor, matrices: Sequence[Tensor], pairs: Sequence[Pairs], rows: int) -> Tensor:
+        # Under autocast rows may come in another precision than the weights, which the backward pass would stumble on.
+        rows_in, shape = x.to(self.conv.weight.dtype), (rows, len(self.conv.bias))
+        products: Tensor = _GatherMultiplyAdd.apply(rows_in, pairs, shape, *matrices)
         return (products + self.conv.bias).to(x.dtype)
 
 
