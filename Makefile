@@ -23,7 +23,7 @@ INTERFACES := package.xml CMakeLists.txt scenegen_ros/__init__.py $(wildcard msg
 
 setup: $(VENV)/interfaces.stamp
 
-$(VENV)/packages.stamp: $(wildcard requirements/*.txt)
+$(VENV)/packages.stamp: $(wildcard requirements/*.txt) requirements/package.json
 	$(if $(PYTHON),,$(error Python 3.11, 3.12 or 3.13 is needed: install one, or set PYTHON=/path/to/it))
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "$(PYTHON) could not make a virtual environment (Debian and Ubuntu: install python3-venv)"; exit 1; }
@@ -31,6 +31,8 @@ $(VENV)/packages.stamp: $(wildcard requirements/*.txt)
 	@echo "Installing packages into $(VENV) (minutes the first time)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements/constraints.txt \
 		$(foreach name,run ros build dev,-r requirements/$(name).txt)
+	@! command -v npm >/dev/null || { mkdir -p $(VENV)/npm && cp requirements/package.json $(VENV)/npm && \
+		npm install --silent --no-audit --no-fund --prefix $(VENV)/npm; } || echo "npm failed: tests that need it are skipped"
 	@touch $@
 
 $(VENV)/interfaces.stamp: $(VENV)/packages.stamp $(INTERFACES)

@@ -37,9 +37,9 @@ carry over.
   three. "An eighth of full size" has random weights and an eighth of the published model's width, blocks and tokens,
   which leaves every part of a block its share of the whole; "by operations" is what counting operations at full size
   leads to expect.
-- **Meshes**: the sphere's fields are set in the structure's voxels at its surface, as a decoder leaves them, with random
-  weights, displacements and colours; "dense" evaluates the same formulas on arrays of the whole grid, in a process of
-  its own, and gives the same faces. Memory is the process's peak while it extracts. Least of three runs.
+- **Meshes**: the sphere's fields are set in the structure's voxels at its surface, as a decoder leaves them, with
+  random weights, displacements and colours; "dense" evaluates the same formulas on arrays of the whole grid, in a
+  process of its own, and gives the same faces. Memory is the process's peak while it extracts. Least of three runs.
 - **Placement** has a benchmark of its own: `python -m benchmark.placement --help`.
 """
 

@@ -5,7 +5,8 @@ view's eye to the middle of each face; that the face is the first thing it meets
 32 views of the same kind instead of 1000, which makes the share an estimate. Only "never" makes a face inner, so a face
 not seen so far is looked for from 64 more views, at points nearer its corners; parts of a mesh of which no face was
 seen are left at that. Faces of a closed mesh are not looked for from behind, where its front would be met first; so
-inner walls that simplification pushed through outer ones still count as hidden, which the reference would keep. Knows nothing about what becomes of the faces.
+inner walls that simplification pushed through outer ones still count as hidden, which the reference would keep.
+Knows nothing about what becomes of the faces.
 """
 
 from __future__ import annotations
