@@ -22,7 +22,8 @@ from scenegen.scene import InvalidInput
 _WITHOUT_COLOUR, _WITH_COLOUR = 53, 101
 _DISPLACEMENT, _WEIGHTS, _COLOUR = 8, 32, 53
 """First channel of each (section 8); signed distance is at 0."""
-_BETA, _ALPHA, _GAMMA = slice(0, 12), slice(12, 20), 20
+_ALPHA, _GAMMA = slice(12, 20), 20
+"""Of the weights; beta, of the edges, comes first."""
 _CORNERS_BY_VOXEL = sorted(range(8), key=lambda c: tuple(-CORNERS[c]))
 """The corners in the order in which ascending voxels hit one vertex: sums round as the published ones do."""
 _VOXELS_AT_ONCE = 1 << 17
