@@ -39,7 +39,8 @@ carry over.
   leads to expect.
 - **Meshes**: the sphere's fields are set in the structure's voxels at its surface, as a decoder leaves them, with
   random weights, displacements and colours; "dense" evaluates the same formulas on arrays of the whole grid, in a
-  process of its own, and gives the same faces. Memory is the process's peak while it extracts. Least of three runs.
+  process of its own, and gives the same faces; both are given in time of the processor. Memory is the process's peak
+  while it extracts. Steps of finishing take the least of three runs.
 - **Placement** has a benchmark of its own: `python -m benchmark.placement --help`.
 """
 
