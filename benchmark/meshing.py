@@ -40,7 +40,10 @@ _VOXEL = 4
 
 @dataclass(frozen=True)
 class Extraction:
-    """One way of extracting. seconds: of the processor. peak_bytes: most memory of its process while it ran, its input of input_bytes included."""
+    """One way of extracting.
+
+    seconds: of the processor. peak_bytes: most memory of its process while it ran, its input of input_bytes included.
+    """
 
     seconds: float
     peak_bytes: int
