@@ -1,7 +1,8 @@
 """`scenegen convert`: a pickled checkpoint (.pt, .pth) to safetensors, in a process of its own.
 
 The pickle is opened with torch's `weights_only`, which builds nothing but tensors and plain containers, by a Python
-that has no access to this one's environment, modules or files it was not given. Knows nothing about models.
+that gets neither the environment (with its tokens) nor the search path of this one. That is no sandbox: it is a second
+line behind `weights_only`. Knows nothing about models.
 """
 
 from __future__ import annotations
