@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from scenegen.evaluation.benchmark import (
 )
 from scenegen.evaluation.commands import add_parser
 from scenegen.evaluation.folders import evaluate_folders
+from scenegen.evaluation.images import Picture
 from scenegen.evaluation.metrics import voxel_iou
 from scenegen.evaluation.scoring import evaluate_scene, mean_scores
 from scenegen.glb import meshes_to_glb
@@ -123,9 +124,16 @@ def write_glb(path: Path, meshes: list[trimesh.Trimesh]) -> None:
     path.write_bytes(meshes_to_glb(nodes))
 
 
+class NoJudge:
+    """A judge that no test here asks for."""
+
+    def compare(self, generated: Picture, reference: Picture) -> Mapping[str, float]:
+        raise AssertionError
+
+
 def command_line(words: list[str]) -> int:
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(), lambda weights, device: Oracle())
+    add_parser(parser.add_subparsers(), lambda weights, device: Oracle(), lambda folder, device: NoJudge())
     args = parser.parse_args(words)
     status: int = args.run(args)
     return status

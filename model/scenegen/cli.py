@@ -22,6 +22,7 @@ from scenegen.client import GenerationFailed, SceneClient, ServerError
 from scenegen.commands import add_parsers as add_checkpoint_commands
 from scenegen.evaluation.benchmark import Generator
 from scenegen.evaluation.commands import add_parser as add_evaluation
+from scenegen.evaluation.images import Judge
 from scenegen.files import SceneNotStored, new_scene_id, write_scene
 from scenegen.images import load_views
 from scenegen.placement import in_query_units, place_scene
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_synthesize(commands)
     add_train(commands)
-    add_evaluation(commands, _load_generator)
+    add_evaluation(commands, _load_generator, _load_judge)
     add_checkpoint_commands(commands)
     return parser
 
@@ -127,6 +128,12 @@ def _load_generator(weights: str, device: str) -> Generator:
     from scenegen.generator.pipeline import SceneGen
 
     return SceneGen.from_pretrained(weights, device=device)
+
+
+def _load_judge(folder: Path, device: str) -> Judge:
+    from scenegen.training.judges import Judges
+
+    return Judges(folder, device)
 
 
 def _generate(args: argparse.Namespace) -> int:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from scenegen.evaluation.baselines import Baselines, Guess
+from scenegen.evaluation.images import Judge, Picture, camera_of, draw, image_figures, objects_on_white
 from scenegen.evaluation.metrics import POINTS_PER_OBJECT, sample_surface
 from scenegen.evaluation.scoring import SceneScore, evaluate_points, mean_scores
 from scenegen.evaluation.symmetry import placement_errors, symmetric_voxel_iou
@@ -89,9 +90,13 @@ def run_benchmark(
     seed: int,
     scenes: int,
     views: int = 1,
+    judge: Judge | None = None,
     on_scene: Callable[[SceneResult], None] | None = None,
 ) -> list[SceneResult]:
-    """Ask the model for the first so many usable held-out scenes from a seed on. on_scene hears of each result."""
+    """Ask the model for the first so many usable held-out scenes from a seed on.
+
+    judge: for the image figures that take networks. on_scene hears of each result.
+    """
     baselines = Baselines()
     results: list[SceneResult] = []
     while len(results) < scenes:
@@ -99,14 +104,19 @@ def run_benchmark(
         seed += 1
         if question is None:
             continue
-        results.append(run_scene(model, question, baselines))
+        results.append(run_scene(model, question, baselines, judge))
         if on_scene:
             on_scene(results[-1])
     return results
 
 
-def run_scene(model: Generator, question: HeldOutScene, baselines: Baselines) -> SceneResult:
-    """Generate one scene and score it with its baselines. What the model cannot do becomes the result's error."""
+def run_scene(
+    model: Generator, question: HeldOutScene, baselines: Baselines, judge: Judge | None = None
+) -> SceneResult:
+    """Generate one scene and score it with its baselines. What the model cannot do becomes the result's error.
+
+    Image figures are the model's alone: baselines are clouds of points.
+    """
     started = time.perf_counter()
     try:
         answer = model.generate(question.views, ids=question.ids)
@@ -126,7 +136,30 @@ def run_scene(model: Generator, question: HeldOutScene, baselines: Baselines) ->
     symmetry = [made.symmetry for made in question.objects]
     methods = {"model": guess, **baselines.of(guess, question.truth.query)}
     scored = {name: _score(method, truth, question.truth.query, symmetry, seconds) for name, method in methods.items()}
-    return SceneResult(question, answer, scored["model"][1], {name: score for name, (score, _) in scored.items()})
+    scores = {name: score for name, (score, _) in scored.items()}
+    result = SceneResult(question, answer, scored["model"][1], scores)
+    seen = image_figures(*scene_pictures(result), judge)
+    scores["model"] = replace(scores["model"], of_scene={**scores["model"].of_scene, **seen})
+    return result
+
+
+def scene_pictures(result: SceneResult) -> tuple[Picture, Picture, Picture]:
+    """What the input camera sees of an answer that has scores, aligned; the photograph's objects; the truth."""
+    question, answer = result.question, result.answer
+    assert answer is not None
+    query = question.truth.query
+    T_world_query = question.made.T_world_object[question.ids[query] - 1].copy()
+    T_world_query[:3, :3] *= question.made.size_m[question.ids[query] - 1]
+    # the truth was turned before it was compared, by a turn that leaves its query as it is
+    T_world_answer = T_world_query @ np.linalg.inv(result.T_turn) @ result.scores["model"].T_truth_generated
+    view = question.views[0]
+    camera = camera_of(view)
+    true, made = _relative(question.truth, query), _relative(answer, query)
+    return (
+        draw([asset.mesh for asset in answer.assets], list(T_world_answer @ made), *camera),
+        objects_on_white(view, question.ids),
+        draw([asset.mesh for asset in question.truth.assets], list(T_world_query @ true), *camera),
+    )
 
 
 def summary(results: Sequence[SceneResult]) -> dict[str, dict[str, float]]:
@@ -182,7 +215,7 @@ def _score(
         "scale_ratio_error": np.where(others, errors.scale_ratio, np.nan),
         "seconds_per_asset": np.full(len(symmetry), seconds),
     }
-    return SceneScore(score.of_scene, {**score.of_objects, **of_objects}), errors.T_turn
+    return replace(score, of_objects={**score.of_objects, **of_objects}), errors.T_turn
 
 
 def _placed(points: Floats, T_query_asset: Floats) -> Floats:

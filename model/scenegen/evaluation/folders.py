@@ -1,20 +1,23 @@
 """Any method's GLB scenes scored against true ones: two folders of files with the same names.
 
-Knows GLB scene graphs. The files hold scenes already moved into the query asset's frame (spec/evaluation.md, Input);
-only centring and scale are done here, which changes nothing for files that have them.
+Knows GLB scene graphs and where the input photographs lie. The files hold scenes already moved into the query asset's
+frame (spec/evaluation.md, Input); only centring and scale are done here, which changes nothing for files that have
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import trimesh
 
+from scenegen.evaluation.images import Judge, Picture, camera_of, draw, image_figures, objects_on_white
 from scenegen.evaluation.scoring import SceneScore, evaluate_scene, mean_scores
 from scenegen.glb import T_YUP_ZUP
+from scenegen.images import read_views
 from scenegen.scene import InvalidInput
 
 
@@ -31,23 +34,50 @@ class FolderScores:
         return {"scenes": len(self.scores), "errors": len(self.errors), **means}
 
 
-def evaluate_folders(generated: Path, truth: Path, *, on_scene: Callable[[str], None] | None = None) -> FolderScores:
+def evaluate_folders(
+    generated: Path,
+    truth: Path,
+    *,
+    images: Path | None = None,
+    judge: Judge | None = None,
+    on_scene: Callable[[str], None] | None = None,
+) -> FolderScores:
     """Score every ``*.glb`` of the truth's folder against the generated file of the same name.
 
-    on_scene is called with each stem when it is done. A missing or unreadable file or another number of objects is an
-    error of that scene. InvalidInput when the truth's folder holds no GLB.
+    images: a folder with the input of each scene, as `read_views` takes it, in a folder of the scene's name; the camera
+    stands in the frame of the true GLB (z-up). With it there are image figures too. on_scene is called with each stem
+    when it is done. A missing or unreadable file or another number of objects is an error of that scene. InvalidInput
+    when the truth's folder holds no GLB.
     """
     stems = scene_stems(truth)
     scores: dict[str, SceneScore] = {}
     errors: dict[str, str] = {}
     for stem in stems:
         try:
-            scores[stem] = evaluate_scene(load_objects(generated / f"{stem}.glb"), load_objects(truth / f"{stem}.glb"))
+            made, true = load_objects(generated / f"{stem}.glb"), load_objects(truth / f"{stem}.glb")
+            score = evaluate_scene(made, true)
+            if images:
+                pictures = draw_scene(images / stem, made, true, score)
+                score = replace(score, of_scene={**score.of_scene, **image_figures(*pictures, judge)})
+            scores[stem] = score
         except InvalidInput as error:
             errors[stem] = str(error)
         if on_scene:
             on_scene(stem)
     return FolderScores(scores, errors)
+
+
+def draw_scene(
+    folder: Path, generated: Sequence[trimesh.Trimesh], truth: Sequence[trimesh.Trimesh], score: SceneScore
+) -> tuple[Picture, Picture, Picture]:
+    """What is compared: the aligned scene as the input camera sees it, the objects of its photograph, the true scene.
+
+    folder: the input of the scene, of which the first view counts. InvalidInput when there is none or it has no camera.
+    """
+    view = read_views(folder)[0]
+    camera = camera_of(view)
+    aligned = draw(generated, [score.T_truth_generated] * len(generated), *camera)
+    return aligned, objects_on_white(view), draw(truth, [np.eye(4)] * len(truth), *camera)
 
 
 def scene_stems(folder: Path) -> list[str]:
@@ -68,7 +98,7 @@ def load_objects(path: Path) -> list[trimesh.Trimesh]:
     try:
         scene = trimesh.load_scene(path, process=False)
         meshes = []
-        for node in scene.graph.nodes_geometry:
+        for node in _geometry_nodes(scene):
             T_world_node, geometry = scene.graph[node]
             if isinstance(scene.geometry[geometry], trimesh.Trimesh):
                 meshes.append(scene.geometry[geometry].copy().apply_transform(T_YUP_ZUP.T @ T_world_node))
@@ -77,3 +107,19 @@ def load_objects(path: Path) -> list[trimesh.Trimesh]:
     if not meshes or not all(len(mesh.faces) and np.isfinite(mesh.vertices).all() for mesh in meshes):
         raise InvalidInput(f"{path} holds an object without usable triangles: make it again")
     return meshes
+
+
+def _geometry_nodes(scene: trimesh.Scene) -> list[Hashable]:
+    """Nodes with geometry as the file lists them, children after their parents.
+
+    trimesh reads the children of a node last to first, so its own list of them would compare the i-th object of a flat
+    file with another one of a file with a hierarchy.
+    """
+    children = scene.graph.transforms.children
+    nodes, waiting = [], [scene.graph.base_frame]
+    while waiting:
+        node = waiting.pop()
+        if scene.graph[node][1] is not None:
+            nodes.append(node)
+        waiting += children.get(node, [])
+    return nodes

@@ -5,6 +5,8 @@ Knows nothing about scenes, files or alignment: clouds come in the frame they ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
@@ -86,11 +88,20 @@ def normalise_object(points: Floats) -> Floats:
     return centred * np.divide(2 * OBJECT_HALF_SIDE, extent, out=np.zeros(3), where=extent > 0)
 
 
-def normalise_scene(objects: list[Floats]) -> list[Floats]:
+def normalise_scene(objects: Sequence[Floats]) -> list[Floats]:
     """Clouds [N, 3] of one scene, moved and scaled together: centred, the longest side spans [-0.98, 0.98]."""
+    T = scene_normalisation(objects)
+    return [points * T[0, 0] + T[:3, 3] for points in objects]
+
+
+def scene_normalisation(objects: Sequence[Floats]) -> Floats:
+    """What `normalise_scene` does to clouds [N, 3], as float64 [4, 4]."""
     low = np.min([points.min(0) for points in objects], axis=0)
     high = np.max([points.max(0) for points in objects], axis=0)
     longest = float((high - low).max())
     if not longest > 0:
         raise InvalidInput("the scene is one single point: nothing can be compared with it")
-    return [(points - (low + high) / 2) * (2 * SCENE_HALF_SIDE / longest) for points in objects]
+    scale = 2 * SCENE_HALF_SIDE / longest
+    T = np.diag([scale, scale, scale, 1.0])
+    T[:3, 3] = -scale * (low + high) / 2
+    return T

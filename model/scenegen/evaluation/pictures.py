@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from scenegen.evaluation.benchmark import SceneResult
-from scenegen.evaluation.metrics import SCENE_HALF_SIDE
-from scenegen.render import Camera, Renderer, Surface, look_at
-from scenegen.scene import Floats, Scene
-
-Picture = NDArray[np.uint8]
+from scenegen.evaluation.images import Picture, draw
+from scenegen.evaluation.metrics import scene_normalisation
+from scenegen.render import Camera, look_at
 
 _TILE_WIDTH = 420
 _LABEL_HEIGHT = 22
@@ -45,40 +41,8 @@ def write_contact_sheet(path: Path, rows: Mapping[str, Sequence[Picture]]) -> No
     Image.fromarray(np.concatenate(padded)).save(path)
 
 
-def draw_from_camera(result: SceneResult) -> list[Picture]:
-    """Input image, truth, and what was generated, the last two drawn from the first view's camera."""
-    question = result.question
-    view = question.views[0]
-    assert view.intrinsics is not None and view.T_world_camera is not None
-    camera = Camera(view.image.shape[1], view.image.shape[0], view.intrinsics)
-    query = question.truth.query
-    made = question.ids[query] - 1
-    T_world_query = question.made.T_world_object[made].copy()
-    T_world_query[:3, :3] *= question.made.size_m[made]
-    pictures = [view.image, _draw(question.truth, T_world_query, camera, view.T_world_camera)]
-    if result.answer is not None:
-        # the query of the answer may be another asset; the turn is one that leaves the true query as it is
-        T_query_generated = np.linalg.inv(result.T_turn) @ np.linalg.inv(result.answer.T_query_asset(query))
-        pictures.append(_draw(result.answer, T_world_query @ T_query_generated, camera, view.T_world_camera))
-    return pictures
-
-
 def draw_normalised(meshes: Sequence[trimesh.Trimesh]) -> Picture:
     """A scene of z-up meshes, centred and scaled, seen from the front, a little above."""
-    bounds = np.stack([mesh.bounds for mesh in meshes])
-    low, high = bounds[:, 0].min(0), bounds[:, 1].max(0)
-    scale = 2 * SCENE_HALF_SIDE / float((high - low).max())
-    T = np.diag([scale, scale, scale, 1.0])
-    T[:3, 3] = -scale * (low + high) / 2
-    renderer = Renderer([Surface.from_mesh(mesh) for mesh in meshes], [T] * len(meshes))
+    T = scene_normalisation([mesh.bounds for mesh in meshes])
     eye = np.array([1.5, -3.0, 1.9])
-    picture, _, _ = renderer.render(Camera.pinhole(480, 480, 600.0), look_at(eye, np.zeros(3)))
-    return picture
-
-
-def _draw(scene: Scene, T_world_query: Floats, camera: Camera, T_world_camera: Floats) -> Picture:
-    renderer = Renderer(
-        [Surface.from_mesh(asset.mesh) for asset in scene.assets],
-        [T_world_query @ scene.T_query_asset(i) for i in range(len(scene.assets))],
-    )
-    return renderer.render(camera, T_world_camera)[0]
+    return draw(meshes, [T] * len(meshes), Camera.pinhole(480, 480, 600.0), look_at(eye, np.zeros(3)))

@@ -43,6 +43,13 @@ class RigidMotion:
         """points [N, 3] -> moved points [N, 3]."""
         return points @ self.rotation.T + self.translation
 
+    @property
+    def matrix(self) -> Floats:
+        """The same as float64 [4, 4]."""
+        T = np.eye(4)
+        T[:3, :3], T[:3, 3] = self.rotation, self.translation
+        return T
+
     def after(self, earlier: RigidMotion) -> RigidMotion:
         """The motion that does the earlier one, then this one."""
         return RigidMotion(self.rotation @ earlier.rotation, self.rotation @ earlier.translation + self.translation)

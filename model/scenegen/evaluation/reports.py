@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scenegen.evaluation.images import AGAINST, MEASURES
+
 COLUMNS = {
     "cd_s": "CD-S",
     "cd_o": "CD-O",
@@ -23,6 +25,8 @@ COLUMNS = {
     "seconds_per_asset": "s/asset",
 }
 """JSON name of each figure and its heading."""
+_WHY = {name: "not measured" if name == "fid" else "no weights" for name in MEASURES}
+"""Why an image column has no figure."""
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -32,6 +36,23 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     lines = [" " * width + "".join(f"{COLUMNS[name]:>11}" for name in names)]
     for title, row in rows.items():
         lines.append(f"{title:<{width}}" + "".join(f"{_short(row.get(name, math.nan)):>11}" for name in names))
+    return "\n".join(lines)
+
+
+def image_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Two lines for each row's name that has image figures, one for each thing compared with; empty when none has.
+
+    A column that no row has a figure for says why.
+    """
+    rows = {title: row for title, row in rows.items() if any(f"psnr_{against}" in row for against in AGAINST)}
+    if not rows:
+        return ""
+    names = {f"{title}, {word}": (row, ending) for title, row in rows.items() for ending, word in AGAINST.items()}
+    width = max(map(len, names))
+    lines = [" " * width + "".join(f"{heading:>13}" for heading in MEASURES.values())]
+    for name, (row, ending) in names.items():
+        cells = [_short(row[key]) if (key := f"{measure}_{ending}") in row else _WHY[measure] for measure in MEASURES]
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -25,17 +25,22 @@ from scenegen.evaluation.metrics import (
     normalise_object,
     normalise_scene,
     sample_surface,
+    scene_normalisation,
 )
-from scenegen.evaluation.registration import closest_point_refinement, filterreg
+from scenegen.evaluation.registration import RigidMotion, closest_point_refinement, filterreg
 from scenegen.scene import Floats, InvalidInput
 
 
 @dataclass(frozen=True)
 class SceneScore:
-    """One scene's figures by their JSON names. of_scene: one value. of_objects: a value for each object, in order."""
+    """One scene's figures by their JSON names. of_scene: one value. of_objects: a value for each object, in order.
+
+    T_truth_generated: float64 [4, 4], the scene-level alignment (a similarity: the two scenes are normalised apart).
+    """
 
     of_scene: Mapping[str, float]
     of_objects: Mapping[str, Floats] = field(default_factory=dict)
+    T_truth_generated: Floats = field(default_factory=lambda: np.eye(4))
 
     def row(self) -> dict[str, float]:
         """One flat row: the scene's values and the means of its objects' (NaN where none is defined)."""
@@ -60,8 +65,9 @@ def evaluate_scene(generated: Sequence[trimesh.Trimesh], truth: Sequence[trimesh
 
 def evaluate_points(generated: Sequence[Floats], truth: Sequence[Floats]) -> SceneScore:
     """The same from each object's surface points [N, 3]."""
-    generated, truth = normalise_scene(list(generated)), normalise_scene(list(truth))
-    of_scene, iou_b, iou_b_icp = _scene_level(generated, truth)
+    to_normalised, to_normalised_truth = scene_normalisation(generated), scene_normalisation(truth)
+    generated, truth = normalise_scene(generated), normalise_scene(truth)
+    of_scene, iou_b, iou_b_icp, aligned = _scene_level(generated, truth)
     of_objects = [_object_level(g, t) for g, t in zip(generated, truth, strict=True)]
     return SceneScore(
         of_scene,
@@ -71,19 +77,21 @@ def evaluate_points(generated: Sequence[Floats], truth: Sequence[Floats]) -> Sce
             "iou_b": iou_b,
             "iou_b_icp": iou_b_icp,
         },
+        np.linalg.inv(to_normalised_truth) @ aligned.matrix @ to_normalised,
     )
 
 
 def mean_scores(scores: Sequence[SceneScore]) -> dict[str, float]:
     """Table values: means over all scenes, and over all objects of all scenes; undefined (NaN) entries don't count."""
-    table = {name: _mean([score.of_scene[name] for score in scores]) for name in scores[0].of_scene}
+    names = dict.fromkeys(name for score in scores for name in score.of_scene)
+    table = {name: _mean([score.of_scene.get(name, float("nan")) for score in scores]) for name in names}
     return table | {
         name: _mean(np.concatenate([score.of_objects[name] for score in scores])) for name in scores[0].of_objects
     }
 
 
-def _scene_level(generated: list[Floats], truth: list[Floats]) -> tuple[dict[str, float], Floats, Floats]:
-    """CD-S and F-Score-S; IoU-B of each object [n], and the same after ICP [n]."""
+def _scene_level(generated: list[Floats], truth: list[Floats]) -> tuple[dict[str, float], Floats, Floats, RigidMotion]:
+    """CD-S and F-Score-S; IoU-B of each object [n], the same after ICP [n]; the alignment."""
     merged, true_merged = np.concatenate(generated), np.concatenate(truth)
     tree = neighbour_tree(true_merged)
     aligned = filterreg(merged, true_merged)
@@ -94,7 +102,7 @@ def _scene_level(generated: list[Floats], truth: list[Floats]) -> tuple[dict[str
         np.array([box_iou(motion.apply(g), t) for g, t in zip(generated, truth, strict=True)])
         for motion in (aligned, refined)
     ]
-    return {"cd_s": chamfer(*distances), "f_s": f_score(*distances)}, boxes[0], boxes[1]
+    return {"cd_s": chamfer(*distances), "f_s": f_score(*distances)}, boxes[0], boxes[1], aligned
 
 
 def _object_level(generated: Floats, truth: Floats) -> tuple[float, float]:
