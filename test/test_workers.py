@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,16 @@ def test_calls_run_side_by_side_in_processes_that_are_kept() -> None:
     assert first.result(WAIT_S) == 5.0
     others = {second.result(WAIT_S), *(workers.submit(os.getpid).result(WAIT_S) for _ in range(4))}
     assert os.getpid() not in others and len(others) <= 2
+
+
+def test_arguments_may_be_on_their_way() -> None:
+    workers, argument, wrong = Workers(1), Future[float](), Future[float]()
+    root = workers.submit(math.sqrt, argument)
+    argument.set_result(9.0)
+    assert root.result(WAIT_S) == 3.0
+    wrong.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        workers.submit(math.sqrt, wrong).result(WAIT_S)
 
 
 def test_finishing_a_mesh_loads_no_torch() -> None:

@@ -1,12 +1,14 @@
 """From an extracted mesh and its colours to a textured mesh, in processes beside the model.
 
-numpy only: a process that finishes meshes does not load torch. Knows nothing about networks, placements or scenes.
+numpy only: a process that finishes meshes does not load torch. Knows nothing about networks, placements, scenes, or how
+meshes are extracted.
 """
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,8 @@ class Finishing:
     def __init__(self, workers: Workers, count: int, work: Work) -> None:
         """count: how many there will be. work: hears of each one finished, and is asked whether to stop."""
         self._workers, self._count, self._work = workers, count, work
+        self._extractor = ThreadPoolExecutor(1, thread_name_prefix="extraction")
+        self._extraction: Future[ExtractedMesh] | None = None
         self._pending: dict[Future[trimesh.Trimesh], Asset] = {}
         self._begun = self._ended = 0
         self._textured: dict[int, Asset] = {}
@@ -65,14 +69,25 @@ class Finishing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._extractor.shutdown(wait=False, cancel_futures=True)
         if self._pending:
             for future in self._pending:
                 future.cancel()
             self._workers.stop()
 
-    def begin(self, coarse: Asset, mesh: ExtractedMesh, gaussians: Gaussians | None, box: Floats) -> None:
-        """Start to finish the mesh that is to replace a coarse asset's. Arguments as those of `finish`."""
-        future = self._workers.submit(finish, mesh, gaussians, box, TEXTURE_SIZE)
+    def begin(
+        self, coarse: Asset, extract: Callable[[], ExtractedMesh], gaussians: Gaussians | None, box: Floats
+    ) -> None:
+        """Start to finish the mesh that is to replace a coarse asset's; the other arguments are those of `finish`.
+
+        extract: gives the mesh, called in a thread of its own. Returns when the extraction before has ended: what is
+        extracted from is large, and this way there are never more than two of them.
+        """
+        while self._extraction is not None and not self._extraction.done():
+            self._work.check()
+            wait([self._extraction], _POLL_S)
+        self._extraction = self._extractor.submit(extract)
+        future = self._workers.submit(finish, self._extraction, gaussians, box, TEXTURE_SIZE)
         self._pending[future] = coarse
         self._begun += 1
         self._work.done(self._done)

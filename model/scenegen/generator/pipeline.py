@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -217,7 +218,8 @@ class SceneGen:
                 gaussians = None
                 if latents.gaussian_decoder is not None:
                     gaussians = latents.gaussian_decoder.decode(part, own)[0].cpu()
-                finishing.begin(asset, extract(fields), gaussians, occupied_box(own.coords, latents.flow.resolution))
+                box = occupied_box(own.coords, latents.flow.resolution)
+                finishing.begin(asset, partial(extract, fields), gaussians, box)
             return finishing.results()
 
 

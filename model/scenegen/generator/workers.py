@@ -38,7 +38,10 @@ class Workers:
         self._lock = threading.Lock()
 
     def submit(self, function: Callable[..., _Result], *args: Any) -> Future[_Result]:
-        """Call a function of an importable module. The future raises what it raised, or WorkerDied."""
+        """Call a function of an importable module; arguments that are futures are waited for.
+
+        The future raises what the function, or the future of an argument, raised, or WorkerDied.
+        """
         return self._threads.submit(self._call, function, args)
 
     def warm(self, function: Callable[[], None], count: int) -> None:
@@ -53,6 +56,7 @@ class Workers:
                 process.kill()
 
     def _call(self, function: Callable[..., _Result], args: tuple[Any, ...]) -> _Result:
+        args = tuple(arg.result() if isinstance(arg, Future) else arg for arg in args)
         process = self._idle_process() or _Process()
         with self._lock:
             self._busy.add(process)
