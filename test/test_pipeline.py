@@ -128,6 +128,11 @@ def test_damaged_weights_do_not_pass_as_a_scene(model: SceneGen) -> None:
         model.generate([drawn_view()])
 
 
+def test_a_detail_that_is_none_is_refused(model: SceneGen) -> None:
+    with pytest.raises(InvalidInput, match="detail is 'fine', it must be one of: coarse, textured"):
+        model.generate([drawn_view()], detail="fine")  # type: ignore[arg-type]
+
+
 def test_unusable_views_and_ids_are_refused() -> None:
     view = drawn_view()
     empty = replace(view, masks=np.zeros_like(view.masks))

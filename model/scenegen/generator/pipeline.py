@@ -29,7 +29,7 @@ from scenegen.generator.sampling import Step, cpu_noise, sample_structure
 from scenegen.generator.structure.coords import occupied_box, occupied_voxels
 from scenegen.generator.work import Work
 from scenegen.generator.workers import Workers
-from scenegen.scene import Asset, Detail, InvalidInput, Placement, Progress, Scene, View
+from scenegen.scene import DETAILS, Asset, Detail, InvalidInput, Placement, Progress, Scene, View
 
 MOST_FINISHERS = 8
 """Processes that finish meshes, at most: each takes a core, and some hundred megabytes while it lives."""
@@ -82,9 +82,11 @@ class SceneGen:
         at the surface of the structure; "textured" goes on where the checkpoint can, and then on_progress hears of the
         coarse scene first. An asset whose textured mesh comes out damaged stays coarse, and the log says so.
         on_progress hears of every step and every finished asset. cancelled is asked before every step. An object
-        whose structure comes out empty or without size is left out and logged. Raises InvalidInput for unusable views
-        or ids, Cancelled, and GenerationError when the query asset itself comes out empty.
+        whose structure comes out empty or without size is left out and logged. Raises InvalidInput for unusable views,
+        ids or detail, Cancelled, and GenerationError when the query asset itself comes out empty.
         """
+        if detail not in DETAILS:
+            raise InvalidInput(f"detail is {detail!r}, it must be one of: {', '.join(DETAILS)}")
         work = Work(on_progress, cancelled)
         views, ids = views_and_ids(views, ids)
         random = torch.Generator().manual_seed(seed)
