@@ -13,7 +13,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from benchmark import ingest, latency, meshing, sampling
+from benchmark import ingest, latency, latents, meshing, sampling, texture
 from benchmark.report import Section, draw, markdown, table
 from scenegen_ros.demo_operator import NoScene
 from scenegen_ros.demo_processes import ProcessFailed, leave_in_order_on_signals
@@ -56,11 +56,17 @@ def main() -> int:
     compared = sampling.run(1, steps=2) if quick else sampling.run(3)
     print("meshing ...", flush=True)
     meshes = meshing.rows(64, repeats=1) if quick else meshing.rows()
+    print("textures ...", flush=True)
+    textures = texture.run(quick)
+    print("structured latents ...", flush=True)
+    structured = latents.rows(1, steps=2) if quick else latents.rows()
     sections = [
         Section("Ingest of 1920x1080 RGB, masks (16UC1) and depth (32FC1)", ingested.rows()),
         Section("Trigger to published scene, without generation", delayed.rows()),
         Section("Structure sampling with exact savings", [comparison.row() for comparison in compared]),
+        Section("Structured latents", structured),
         Section("Meshes", meshes),
+        Section("Textures, each way on the same object", textures),
         Section("Measured on", about),
     ]
     print("\n" + table(sections))
