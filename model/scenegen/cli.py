@@ -29,6 +29,7 @@ from scenegen.placement import in_query_units, place_scene
 from scenegen.preview import draw_preview
 from scenegen.scene import DETAILS, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen.synthetic import synthesize
+from scenegen.training.ablation_cli import add_parser as add_ablation
 from scenegen.training.cli import add_parser as add_train
 
 TOKEN_VARIABLE = "SCENEGEN_TOKEN"
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_synthesize(commands)
     add_train(commands)
     add_evaluation(commands, _load_generator, _load_judge)
+    add_ablation(commands)
     add_checkpoint_commands(commands)
     return parser
 

@@ -91,13 +91,14 @@ def run_benchmark(
     scenes: int,
     views: int = 1,
     judge: Judge | None = None,
+    with_baselines: bool = True,
     on_scene: Callable[[SceneResult], None] | None = None,
 ) -> list[SceneResult]:
     """Ask the model for the first so many usable held-out scenes from a seed on.
 
     judge: for the image figures that take networks. on_scene hears of each result.
     """
-    baselines = Baselines()
+    baselines = Baselines() if with_baselines else None
     results: list[SceneResult] = []
     while len(results) < scenes:
         question = held_out_scene(seed, views)
@@ -111,7 +112,7 @@ def run_benchmark(
 
 
 def run_scene(
-    model: Generator, question: HeldOutScene, baselines: Baselines, judge: Judge | None = None
+    model: Generator, question: HeldOutScene, baselines: Baselines | None, judge: Judge | None = None
 ) -> SceneResult:
     """Generate one scene and score it with its baselines. What the model cannot do becomes the result's error.
 
@@ -134,7 +135,7 @@ def run_scene(
         T_query_asset=_relative(question.truth, question.truth.query),
     )
     symmetry = [made.symmetry for made in question.objects]
-    methods = {"model": guess, **baselines.of(guess, question.truth.query)}
+    methods = {"model": guess, **(baselines.of(guess, question.truth.query) if baselines else {})}
     scored = {name: _score(method, truth, question.truth.query, symmetry, seconds) for name, method in methods.items()}
     scores = {name: score for name, (score, _) in scored.items()}
     result = SceneResult(question, answer, scored["model"][1], scores)
