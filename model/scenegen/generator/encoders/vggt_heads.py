@@ -144,10 +144,10 @@ class DenseHead(nn.Module):
             image = self.projects[i](patches.transpose(1, 2).unflatten(2, (rows, columns)))
             resized = self.resize_layers[i](_with_positions(image, width / height))
             maps.append(getattr(self.scratch, f"layer{i + 1}_rn")(resized))
-        fused = self.scratch.refinenet4(maps[3], None, maps[2].shape[-2:])
-        fused = self.scratch.refinenet3(fused, maps[2], maps[1].shape[-2:])
-        fused = self.scratch.refinenet2(fused, maps[1], maps[0].shape[-2:])
-        fused = self.scratch.refinenet1(fused, maps[0], [2 * side for side in maps[0].shape[-2:]])
+        sizes = [[2 * side for side in maps[0].shape[-2:]], *(finer.shape[-2:] for finer in maps)]
+        fused, *finer_maps = maps[::-1]
+        for i, finer in zip((4, 3, 2, 1), (None, *finer_maps), strict=True):
+            fused = getattr(self.scratch, f"refinenet{i}")(fused, finer, sizes[i - 1])
         fused = _resample(self.scratch.output_conv1(fused), (height, width))
         outputs = self.scratch.output_conv2(_with_positions(fused, width / height))
         outputs = outputs.permute(0, 2, 3, 1).unflatten(0, rounds[0].shape[:2])
