@@ -31,6 +31,7 @@ from scenegen.scene import DETAILS, InvalidInput, PlacedObject, Progress, Scene,
 from scenegen.synthetic import synthesize
 from scenegen.training.ablation_cli import add_parser as add_ablation
 from scenegen.training.cli import add_parser as add_train
+from scenegen.training.future3d_cli import add_parser as add_prepare
 
 TOKEN_VARIABLE = "SCENEGEN_TOKEN"
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_evaluation(commands, _load_generator, _load_judge)
     add_ablation(commands)
+    add_prepare(commands)
     add_checkpoint_commands(commands)
     return parser
 

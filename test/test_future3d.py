@@ -1,0 +1,283 @@
+"""3D-FUTURE, on a miniature of its layout made from synthetic scenes whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from numpy.typing import NDArray
+from PIL import Image
+from random_checkpoint import DECODER, FLOW, PIPELINE, write_random_checkpoint
+from safetensors.numpy import load_file
+
+from scenegen.cli import main
+from scenegen.evaluation.folders import load_objects
+from scenegen.evaluation.images import camera_of, draw
+from scenegen.evaluation.metrics import voxel_iou
+from scenegen.generator.checkpoints import save_model, save_pipeline
+from scenegen.generator.loading import load_parts
+from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.generator.structure.readout import compose_placements
+from scenegen.generator.structure.vae import SparseStructureEncoder
+from scenegen.images import read_views
+from scenegen.render import Camera
+from scenegen.scene import ROTATION_YUP_ZUP, InvalidInput, View
+from scenegen.synthetic import SyntheticScene, camera_path, make_scene, render, true_scene
+from scenegen.training.future3d import OPTICAL_OPENGL, Future3D, decode_mask
+from scenegen.training.future3d_prepare import cropped_image, read_voxels, surface_voxels
+from scenegen.training.future3d_rows import PreparedScenes, released_crop
+from scenegen.training.released import relative_placements
+from scenegen.training.samples import scene_sample
+from scenegen.training.shards import Samples
+from scenegen.training.structure import StructureStage
+from scenegen.training.structure_vae import StructureVAE
+
+SEEDS = (11, 13)
+SIDE = 240
+RESOLUTION = 8
+CAMERA = Camera.pinhole(SIDE, SIDE, 225.0)
+ENCODER = {"in_channels": 1, "latent_channels": 4, "num_res_blocks": 0, "num_res_blocks_middle": 1, "channels": [8, 16]}
+
+
+def made(seed: int) -> tuple[SyntheticScene, View]:
+    scene = make_scene(seed, count=(3, 3))
+    return scene, render(scene, CAMERA, camera_path(scene, 1, seed, CAMERA)[0])
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    flat = np.concatenate([[False], mask.T.ravel()])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return {"size": list(mask.shape), "counts": np.diff([0, *edges, mask.size]).tolist()}
+
+
+def write_layout(root: Path) -> Path:
+    """The scenes of SEEDS as 3D-FUTURE lays them out; raw meshes stand beside their origin, as real ones may."""
+    images, annotations, categories = [], [], []
+    for number, seed in enumerate(SEEDS):
+        scene, view = made(seed)
+        assert view.T_world_camera is not None
+        folder = root / "3D-FUTURE-scene/train/image"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(view.image).save(folder / f"{number:07d}.jpg", quality=97)
+        images.append({"id": number, "width": SIDE, "height": SIDE, "file_name": f"{number:07d}"})
+        T_opengl_world = np.eye(4)
+        T_opengl_world[:3, :3] = OPTICAL_OPENGL
+        T_opengl_world = T_opengl_world @ np.linalg.inv(view.T_world_camera)
+        for i, item in enumerate(scene.objects):
+            model_id = f"model-{seed}-{i}"
+            aside = np.array([0.3, -0.2, 0.5])
+            mesh = item.mesh()
+            raw = trimesh.Trimesh(
+                mesh.vertices @ ROTATION_YUP_ZUP.T * scene.size_m[i] + aside, mesh.faces, process=False
+            )
+            path = root / "3D-FUTURE-model" / model_id / "raw_model.obj"
+            path.parent.mkdir(parents=True)
+            path.write_text(raw.export(file_type="obj"))
+            T = T_opengl_world @ scene.T_world_object[i]
+            rotation = T[:3, :3] @ ROTATION_YUP_ZUP.T
+            categories.append({"id": len(categories), "category_name": item.family})
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": number,
+                    "category_id": categories[-1]["id"],
+                    "model_id": model_id,
+                    "segmentation": run_lengths(view.masks == i + 1),
+                    "pose": {"rotation": rotation.tolist(), "translation": (T[:3, 3] - rotation @ aside).tolist()},
+                    "fov": float(np.degrees(2 * np.arctan(SIDE / 2 / CAMERA.intrinsics[0, 0]))),
+                }
+            )
+    annotations.append(annotations[0] | {"id": len(annotations), "model_id": None})
+    annotations.append(annotations[0] | {"id": len(annotations), "model_id": "not-there"})
+    gt = root / "3D-FUTURE-scene/GT"
+    gt.mkdir(parents=True)
+    records = {"images": images, "annotations": annotations, "categories": categories}
+    (gt / "train_set.json").write_text(json.dumps(records))
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Every step, by the command, on the miniature and a random checkpoint."""
+    folder = tmp_path_factory.mktemp("future")
+    weights = write_random_checkpoint(folder / "weights")
+    torch.manual_seed(0)
+    save_model(weights, "ss_enc", SparseStructureEncoder(**ENCODER), ENCODER)
+    save_pipeline(weights, PIPELINE | {"models": PIPELINE["models"] | {"sparse_structure_encoder": "ss_enc"}})
+    sizes = {"resolution": RESOLUTION, "image_encoder": {"image_size": 28}, "geometry_encoder": {"img_size": 42}}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    write_layout(folder / "root")
+    for step in ("metadata", "voxels", "latents", "features", "samples"):
+        words = ["prepare", step, str(folder / "root"), str(folder / "out"), "--config", str(folder / "config.json")]
+        assert main([*words, "--weights", str(weights)]) == 0
+    return {name: folder / name for name in ("root", "out", "weights")}
+
+
+def rows_of(prepared: Mapping[str, Path]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (prepared["out"] / "scenes.jsonl").read_text().splitlines()]
+
+
+def test_the_reader_knows_masks_camera_and_what_it_left_out(prepared: Mapping[str, Path]) -> None:
+    dataset = Future3D(prepared["root"])
+    scenes = list(dataset.scenes())
+    assert [scene.scene_id for scene in scenes] == ["0000000", "0000001"]
+    for scene, seed in zip(scenes, SEEDS, strict=True):
+        _, view = made(seed)
+        assert (scene.masks() == view.masks).all()
+        assert np.allclose(scene.intrinsics, CAMERA.intrinsics)
+        assert np.abs(scene.view().image.astype(int) - view.image).mean() < 4
+    assert sum(dataset.left_out.values()) == 2 and len(dataset.left_out) == 2
+    with pytest.raises(InvalidInput, match="give the folder that holds 3D-FUTURE-scene"):
+        Future3D(prepared["root"], "test")
+
+
+def test_masks_are_run_lengths_or_polygons() -> None:
+    mask = np.zeros((5, 7), dtype=bool)
+    mask[1:4, 2:6] = True
+    assert (decode_mask(run_lengths(mask), 5, 7) == mask).all()
+    assert (decode_mask([[2, 1, 5, 1, 5, 3, 2, 3]], 5, 7) == mask).all()
+    with pytest.raises(InvalidInput, match="add up to 35"):
+        decode_mask(run_lengths(mask), 5, 8)
+    with pytest.raises(InvalidInput, match="compressed"):
+        decode_mask({"counts": "abc"}, 5, 7)
+
+
+def test_rows_give_the_true_placements(prepared: Mapping[str, Path]) -> None:
+    for row, seed in zip(rows_of(prepared), SEEDS, strict=True):
+        scene, view = made(seed)
+        truth = true_scene(scene, view)
+        order = [truth.query, *(i for i in range(len(truth.assets)) if i != truth.query)]
+        columns = (np.array([asset[k] for asset in row["assets"]]) for k in ("translation", "rotation", "scale"))
+        targets = relative_placements(*columns, [truth.assets[i].id - 1 for i in order])
+        for target, i in zip(targets, order, strict=True):
+            placement = truth.placements[i]
+            assert target[:3] == pytest.approx(placement.translation, abs=1e-4)
+            assert abs(target[3:7] @ placement.rotation_wxyz) == pytest.approx(1, abs=1e-6)
+            assert target[7] == pytest.approx(placement.scale, rel=1e-4)
+
+
+def test_the_true_scene_is_seen_where_the_photograph_shows_it(prepared: Mapping[str, Path]) -> None:
+    for row in rows_of(prepared):
+        view = read_views(prepared["out"] / "views" / row["scene_id"])[0]
+        meshes = load_objects(prepared["out"] / "truth" / f"{row['scene_id']}.glb")
+        drawn = draw(meshes, [np.eye(4)] * len(meshes), *camera_of(view))
+        covered = (drawn < 250).any(-1)
+        assert (covered == (view.masks > 0)).mean() > 0.99
+        query = int(np.argmax([asset["pixels"] for asset in row["assets"]]))
+        assert np.abs(meshes[query].bounds.mean(0)).max() < 1e-6
+
+
+def test_voxels_are_those_of_the_objects(prepared: Mapping[str, Path]) -> None:
+    scene, _ = made(SEEDS[0])
+    for i, item in enumerate(scene.objects):
+        grid = read_voxels(prepared["out"], f"model-{SEEDS[0]}-{i}")
+        occupied = item.occupancy(RESOLUTION)
+        # voxels that the surface only grazes count too
+        assert (grid | ~occupied).all() and voxel_iou(grid, occupied) > 0.2
+    shell = surface_voxels(trimesh.creation.box((1, 1, 1)), 16)
+    assert shell[0].all() and shell[:, :, -1].all() and not shell[1:-1, 1:-1, 1:-1].any()
+    with pytest.raises(InvalidInput, match="make the step `voxels` first"):
+        read_voxels(prepared["out"], "another")
+
+
+def test_samples_are_those_of_the_synthetic_scenes(prepared: Mapping[str, Path]) -> None:
+    samples = Samples(prepared["out"] / "data")
+    assert samples.counts.tolist() == [3, 3]
+    for number, seed in enumerate(SEEDS):
+        scene, view = made(seed)
+        expected = scene_sample(scene, view, image_size=28, geometry_size=42, resolution=RESOLUTION)
+        assert expected is not None
+        rows = samples.rows([number])
+        for name in ("position", "log_size", "extents", "box"):
+            np.testing.assert_allclose(samples.objects[name][rows], expected[1][name], atol=2e-4)
+        np.testing.assert_array_equal(samples.objects["mask"][rows], expected[1]["mask"])
+        assert np.abs(samples.objects["crop"][rows].astype(int) - expected[1]["crop"]).mean() < 5
+        np.testing.assert_allclose(samples.scene["camera"][number], expected[0]["camera"], atol=2e-4)
+        mine, depth = samples.scene["depth"][number], expected[0]["depth"]
+        known = np.isfinite(mine)
+        assert known.any() and np.nanmedian(np.abs(mine - depth)) < 0.02
+
+
+def test_samples_and_rows_agree_about_placements(prepared: Mapping[str, Path]) -> None:
+    samples = Samples(prepared["out"] / "data")
+    for number, row in enumerate(rows_of(prepared)):
+        rows = samples.rows([number])
+        parts = [torch.from_numpy(samples.objects[k][rows]).double() for k in ("position", "log_size", "yaw")]
+        composed = compose_placements(*parts, scenes=1).numpy()
+        order = np.argsort([-asset["pixels"] for asset in row["assets"]], kind="stable")
+        columns = (np.array([asset[k] for asset in row["assets"]]) for k in ("translation", "rotation", "scale"))
+        targets = relative_placements(*columns, order)
+        np.testing.assert_allclose(composed[:, [0, 1, 2, 7]], targets[:, [0, 1, 2, 7]], atol=2e-4)
+        assert np.abs((composed[:, 3:7] * targets[:, 3:7]).sum(1)) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def test_the_structure_stage_takes_the_samples(prepared: Mapping[str, Path]) -> None:
+    samples = Samples(prepared["out"] / "data")
+    vae = StructureVAE(ENCODER, DECODER)
+    conditioner = load_parts(prepared["weights"], "cpu", "all").conditioner
+    stage = StructureStage(SparseStructureFlowModel(**FLOW), conditioner, vae, samples, samples)
+    terms = stage.loss(np.random.default_rng(0), torch.Generator().manual_seed(0))
+    assert all(torch.isfinite(value) for value in terms.values()) and terms["placement"] > 0
+
+
+def test_instances_are_drawn_as_released(prepared: Mapping[str, Path]) -> None:
+    scenes = PreparedScenes(prepared["out"], image_size=28)
+    assert len(scenes.instances) == 6
+    instance = scenes.instance(1, np.random.default_rng(0))
+    assert instance.assets.shape == (3, 28, 28, 3) and instance.masks.shape == (3, 28, 28, 3)
+    assert instance.latents.shape == (3, 4, 4, 4, 4) and instance.geometry.shape == (14, 64)
+    assert instance.geometry.dtype == torch.bfloat16
+    assert instance.placements[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
+    row = rows_of(prepared)[0]["assets"]
+    scales = np.array([asset["scale"] for asset in row])
+    assert sorted(instance.placements[1:, 7]) == pytest.approx(sorted(scales[[0, 2]] / scales[1]))
+    latent = load_file(prepared["out"] / "latents" / f"{row[1]['model_id']}.safetensors")["mean"]
+    np.testing.assert_array_equal(instance.latents[0].numpy(), latent)
+    with pytest.raises(InvalidInput, match="make the step `metadata` first"):
+        PreparedScenes(prepared["weights"], 28)
+
+
+def test_the_released_crop_is_centred_and_black_around() -> None:
+    image = np.full((50, 60, 3), 200, dtype=np.uint8)
+    mask = np.zeros((50, 60), dtype=bool)
+    mask[10:31, 20:41] = True
+    crop = released_crop(image, mask, 24)
+    assert crop.dtype == np.float32 and (crop[2:23, 2:23] == np.float32(200 / 255)).all()
+    crop[2:23, 2:23] = 0
+    assert not crop.any()
+
+
+def test_a_tall_photograph_is_cut_for_geometry_tokens() -> None:
+    image = np.zeros((300, 100, 3), dtype=np.uint8)
+    image[140:160] = 255
+    cut = cropped_image(image, 42, 14)
+    assert cut.shape == (42, 42, 3) and cut[21].min() > 200 and cut[0].max() < 50
+    assert cropped_image(image[:50], 42, 14).shape == (28, 42, 3)
+
+
+def test_what_is_there_is_not_made_again(prepared: Mapping[str, Path]) -> None:
+    files = sorted((prepared["out"] / "latents").iterdir())
+    stamps = [path.stat().st_mtime_ns for path in files[1:]]
+    files[0].unlink()
+    words = ["prepare", "latents", str(prepared["root"]), str(prepared["out"]), "--weights", str(prepared["weights"])]
+    assert main(words) == 0
+    assert files[0].is_file() and [path.stat().st_mtime_ns for path in files[1:]] == stamps
+
+
+def test_one_broken_mesh_costs_its_scene_and_not_the_run(
+    prepared: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_layout(tmp_path / "root")
+    (root / f"3D-FUTURE-model/model-{SEEDS[0]}-1/raw_model.obj").write_text("no mesh")
+    assert main(["prepare", "metadata", str(root), str(tmp_path / "out")]) == 0
+    assert "left out: 1 scenes with an unreadable mesh or mask" in capsys.readouterr().err
+    lines = (tmp_path / "out/scenes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["scene_id"] for line in lines] == ["0000001"]
+    assert main(["prepare", "samples", str(root), str(tmp_path / "out")]) == 2
+    assert "no scene could be sampled" in capsys.readouterr().err
