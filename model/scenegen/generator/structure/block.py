@@ -33,13 +33,15 @@ class Context:
         return Context(*attn.keys_values(tokens), attn.of_zero_context())
 
 
-def _attend(attn: CrossAttention, norm: nn.Module, x: Tensor, context: Context) -> Tensor:
-    """Cross-attention of the conditioned rows, the constant for the negative rows after them: [B, L, C]."""
+def _attend(attn: CrossAttention, norm: nn.Module, x: Tensor, context: Context, branches: int) -> Tensor:
+    """Add cross-attention to the conditioned rows and, with two branches, the constant to the negative ones after them.
+
+    x: [B, L, C], or [B / 2, L, C] as long as both branches are the same -> [B, L, C].
+    """
     conditioned = len(context.keys)
-    h = attn(norm(x[:conditioned]), context.keys, context.values)
-    if conditioned == len(x):
-        return h
-    return torch.cat([h, context.zero.expand(len(x) - conditioned, x.shape[1], -1)])
+    rows = x[:conditioned]
+    attended = rows + attn(norm(rows), context.keys, context.values)
+    return attended if branches == 1 else torch.cat([attended, x[-conditioned:] + context.zero])
 
 
 class FlowBlock(nn.Module):
@@ -100,25 +102,27 @@ class FlowBlock(nn.Module):
         x: Tensor,
         emb: Tensor,
         contexts: tuple[Context, Context | None],
-        groups: int,
+        scenes: int,
+        branches: int,
     ) -> tuple[Tensor | None, Tensor]:
         """Special tokens [B, k, C] (None without ``use_global``) and latent tokens [B, L, C] -> the same.
 
-        emb: [B or 1, C] time embedding ([.., 6C] with ``share_mod``). Rows are group-major: ``groups`` scenes, twice
-        that with a negative pass, and global attention stays within each.
+        emb: [B or 1, C] time embedding ([.., 6C] with ``share_mod``). Rows stand by branch, of which there are two with
+        a negative pass, then by scene; global attention stays within each scene of each branch. x may be given once for
+        both branches: they part at the first cross-attention.
         """
         chunks = (emb if self.share_mod else self.adaLN_modulation(emb))[:, None].chunk(6, dim=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = chunks
         local, scene = contexts
         x = x + gate_attn * self.self_attn(modulate(self.norm1(x), shift_attn, scale_attn))
-        x = x + _attend(self.cross_attn, self.norm2, x, local)
+        x = _attend(self.cross_attn, self.norm2, x, local, branches)
         if special is not None and scene is not None:
             count = special.shape[1]
             shift, scale, gate = self.adaLN_modulation_global(emb)[:, None].chunk(3, dim=-1)
             y = torch.cat([special, x], dim=1)
             h = modulate(self.norm4(y), shift, scale)
-            h = self.global_attn(h.reshape(groups, -1, h.shape[-1])).reshape(y.shape)
+            h = self.global_attn(h.reshape(branches * scenes, -1, h.shape[-1])).reshape(y.shape)
             y = y + gate * h
-            y = y + _attend(self.global_cross_attn, self.norm5, y, scene)
+            y = _attend(self.global_cross_attn, self.norm5, y, scene, branches)
             special, x = y[:, :count], y[:, count:]
         return special, x + gate_mlp * self.mlp(modulate(self.norm3(x), shift_mlp, scale_mlp))

@@ -195,18 +195,22 @@ class SparseStructureFlowModel(nn.Module):
     ) -> Prediction:
         """One evaluation, in one batch with the negative pass when ``guided``.
 
-        x: float32 [S*N, in, R, R, R]. t: 1000 x flow time, [S*N] or [1] for all assets (cheaper). The position head
-        runs only when ``positions`` and only on the conditional pass. InvalidInput when x and the condition differ.
+        x: float32 [S*N, in, R, R, R]. t: 1000 x flow time, [1] for all assets (cheaper, and needed when ``guided``) or
+        [S*N]. The position head runs only when ``positions`` and only on the conditional pass. InvalidInput when x and
+        the condition differ, or times and ``guided``.
         """
         if len(x) != cache.assets or len(x) % cache.scenes:
             raise InvalidInput(
                 f"{len(x)} assets in {cache.scenes} scenes but {cache.assets} conditions: one condition per asset and "
                 "equally many assets in each scene are needed"
             )
+        if guided and len(t) != 1:
+            raise InvalidInput(f"{len(t)} flow times: a guided evaluation takes one for all assets")
         branches = 2 if guided else 1
         h = self.input_layer(patchify(x, self.patch_size)) + self.pos_emb
-        hinted = h if cache.latent_hint is None else h + cache.latent_hint
-        h = torch.cat([hinted, h]) if guided else hinted
+        if cache.latent_hint is not None:
+            # The negative pass has no hint, and so its own tokens from the beginning.
+            h = torch.cat([h + cache.latent_hint, h][:branches])
         special = self._special_tokens(branches * len(x), len(x) // cache.scenes) if self.use_global else None
         special, h = self._run_blocks(special, h, t, cache, branches)
         v = self.out_layer(F.layer_norm(h, h.shape[-1:]))
@@ -237,8 +241,6 @@ class SparseStructureFlowModel(nn.Module):
         self, special: Tensor | None, h: Tensor, t: Tensor, cache: ConditionCache, branches: int
     ) -> tuple[Tensor | None, Tensor]:
         """All blocks in their own precision; tokens come back in that of ``h``."""
-        if len(t) > 1:
-            t = t.repeat(branches)
         emb = self.t_embedder(t)
         if self.share_mod:
             emb = self.adaLN_modulation(emb)
@@ -246,7 +248,7 @@ class SparseStructureFlowModel(nn.Module):
         emb, h = emb.to(inside), h.to(inside)
         special = None if special is None else special.to(inside)
         for block, contexts in zip(self.flow_blocks, cache.contexts, strict=True):
-            arguments = (special, h, emb, contexts, branches * cache.scenes)
+            arguments = (special, h, emb, contexts, cache.scenes, branches)
             if self.use_checkpoint and torch.is_grad_enabled():
                 special, h = checkpoint(block, *arguments, use_reentrant=False)
             else:
