@@ -33,10 +33,10 @@ carry over.
   camera (640x480), server and node are processes of their own; the server answers at once with the true scene. "sending
   views" lasts until the server answers, "assemble" until its answer is read, "placing" is the registration against
   depth, "saving" files and announcement.
-- **Sampling**: the same weights, noise and condition sampled with and without the exact savings in turn, median of
-  three. "An eighth of full size" has random weights and an eighth of the published model's width, blocks and tokens,
-  which leaves every part of a block its share of the whole; "by operations" is what counting operations at full size
-  leads to expect.
+- **Sampling**: the same weights, noise and condition sampled with and without the exact savings in turn, the least
+  of three, in time of one core. "An eighth of full size" has random weights and an eighth of the published model's
+  width, blocks and tokens, which leaves every part of a block its share of the whole; "by operations" is what counting
+  operations at full size leads to expect.
 - **Meshes**: the sphere's fields are set in the structure's voxels at its surface, as a decoder leaves them, with
   random weights, displacements and colours; "dense" evaluates the same formulas on arrays of the whole grid, in a
   process of its own, and gives the same faces; both are given in time of the processor. Memory is the process's peak
@@ -79,8 +79,8 @@ def draw(path: Path, stages_s: Mapping[str, float], comparisons: Sequence[Compar
     left.set_xlabel("median milliseconds")
     left.set_title("A job without generation")
     names = [comparison.name for comparison in comparisons]
-    right.barh(names, [1 / comparison.ratio for comparison in comparisons], color="tab:green", label="measured")
-    counted = [(c.name, 1 / c.expected_ratio) for c in comparisons if c.expected_ratio is not None]
+    right.barh(names, [comparison.share for comparison in comparisons], color="tab:green", label="measured")
+    counted = [(c.name, c.counted_share) for c in comparisons if c.counted_share is not None]
     right.plot([share for _, share in counted], [name for name, _ in counted], "k|", ms=18, label="by operations")
     right.axvline(1, color="grey", linestyle="--", label="without savings")
     right.invert_yaxis()
