@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,20 @@ from scenegen.evaluation.folders import load_objects
 from scenegen.evaluation.images import camera_of, draw
 from scenegen.evaluation.metrics import voxel_iou
 from scenegen.generator.checkpoints import save_model, save_pipeline
+from scenegen.generator.encoders.vit import ImageNorm
+from scenegen.generator.latents.encoder import SLatEncoder
 from scenegen.generator.loading import load_parts
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.readout import compose_placements
 from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.images import read_views
-from scenegen.render import Camera
+from scenegen.render import Camera, Surface
 from scenegen.scene import ROTATION_YUP_ZUP, InvalidInput, View
 from scenegen.synthetic import SyntheticScene, camera_path, make_scene, render, true_scene
 from scenegen.training.future3d import OPTICAL_OPENGL, Future3D, decode_mask
 from scenegen.training.future3d_prepare import cropped_image, read_voxels, surface_voxels
 from scenegen.training.future3d_rows import PreparedScenes, released_crop
+from scenegen.training.future3d_voxels import structured_latents, voxel_features
 from scenegen.training.released import relative_placements
 from scenegen.training.samples import scene_sample
 from scenegen.training.shards import Samples
@@ -117,6 +121,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         words = ["prepare", step, str(folder / "root"), str(folder / "out"), "--config", str(folder / "config.json")]
         assert main([*words, "--weights", str(weights)]) == 0
     return {name: folder / name for name in ("root", "out", "weights")}
+
+
+SLAT_ENCODER = {"in_channels": 32, "model_channels": 32, "latent_channels": 8, "num_blocks": 1, "num_heads": 2}
 
 
 def rows_of(prepared: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -281,3 +288,59 @@ def test_one_broken_mesh_costs_its_scene_and_not_the_run(
     assert [json.loads(line)["scene_id"] for line in lines] == ["0000001"]
     assert main(["prepare", "samples", str(root), str(tmp_path / "out")]) == 2
     assert "no scene could be sampled" in capsys.readouterr().err
+
+
+def test_structured_latents_are_made_of_the_voxels(prepared: Mapping[str, Path], tmp_path: Path) -> None:
+    args = SLAT_ENCODER | {"resolution": RESOLUTION, "window_size": 4}
+    weights = write_random_checkpoint(tmp_path / "weights")
+    save_model(weights, "slat_enc", SLatEncoder(**args), args)
+    save_pipeline(weights, PIPELINE | {"models": PIPELINE["models"] | {"slat_encoder": "slat_enc"}})
+    words = ["prepare", "structured", str(prepared["root"]), str(prepared["out"]), "--weights", str(weights)]
+    assert main([*words, "--views", "2"]) == 0
+    model_id = f"model-{SEEDS[0]}-0"
+    latent = load_file(prepared["out"] / "structured" / f"{model_id}.safetensors")
+    grid = read_voxels(prepared["out"], model_id)
+    assert (latent["coords"] == np.argwhere(grid)).all() and latent["mean"].shape == (grid.sum(), 8)
+    with pytest.raises(InvalidInput, match="resolution 4 cannot be encoded"):
+        structured_latents(trimesh.creation.box(), np.ones((4, 4, 4), bool), None, SLatEncoder(**args))
+    assert main([*words[:-1], str(prepared["weights"])]) == 2
+
+
+class MeanColours(torch.nn.Module):
+    """An image encoder whose tokens are the mean colours of the patches, after a class token."""
+
+    image_size, patch_size = 112, 7
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = ImageNorm()
+        self.config = SimpleNamespace(hidden_size=3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches = torch.nn.functional.avg_pool2d(images, self.patch_size).flatten(2).transpose(1, 2)
+        return torch.cat([torch.zeros(len(images), 1, 3), patches], dim=1)
+
+
+def test_voxels_have_the_features_of_where_they_are_seen() -> None:
+    balls = []
+    for axis, colour in enumerate(([255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255])):
+        ball = trimesh.creation.icosphere(2, 0.15).apply_translation(0.35 * np.eye(3)[axis])
+        ball.visual.vertex_colors = np.tile(np.array(colour, np.uint8), (len(ball.vertices), 1))
+        balls.append(ball)
+    asset = trimesh.util.concatenate(balls)
+    coords = torch.tensor([[27, 16, 16], [16, 27, 16], [16, 16, 27], [4, 4, 4]])
+    features = voxel_features(asset, coords, 32, MeanColours(), views=16)
+    assert (features[:3].argmax(1) == torch.arange(3)).all()
+    assert (features[:3].amax(1) > 3 * features[:3].median(1).values).all() and features[3].max() < 0.1
+
+
+def test_a_mesh_comes_with_its_texture(tmp_path: Path) -> None:
+    root = write_layout(tmp_path)
+    folder = root / "3D-FUTURE-model" / f"model-{SEEDS[0]}-0"
+    (folder / "raw_model.obj").write_text(
+        "mtllib model.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl m\nf 1/1 2/2 3/3\n"
+    )
+    (folder / "model.mtl").write_text("newmtl m\nmap_Kd texture.png\n")
+    Image.new("RGB", (4, 4), (10, 200, 30)).save(folder / "texture.png")
+    surface = Surface.from_mesh(Future3D(root).model(folder.name, looks=True).asset())
+    assert surface.texture is not None and surface.texture.image[0, 0].tolist() == [10, 200, 30]

@@ -33,6 +33,7 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from trimesh.visual import TextureVisuals
 
 from scenegen.images import read_image
 from scenegen.scene import ROTATION_YUP_ZUP, Floats, InvalidInput, View
@@ -149,11 +150,13 @@ class Future3D:
                 fov = float(self._annotations[int(record["id"])][0]["fov"])
                 yield FutureScene(stem, images[0], int(record["width"]), int(record["height"]), fov, objects)
 
-    def model(self, model_id: str) -> FutureModel:
-        """The mesh of a model, without its material. InvalidInput when it cannot be read or has no size."""
+    def model(self, model_id: str, looks: bool = False) -> FutureModel:
+        """The mesh of a model; looks: with its texture. InvalidInput when it cannot be read or has no size."""
         path = self._mesh_path(model_id)
         try:
-            mesh = trimesh.load_mesh(path, process=False, skip_materials=True)
+            mesh = trimesh.load_mesh(path, process=False, skip_materials=not looks)
+            if looks and isinstance(mesh.visual, TextureVisuals):
+                mesh.visual.material = mesh.visual.material.to_pbr()
         except Exception as error:  # trimesh raises whatever its parser met
             raise InvalidInput(f"{path} is not a readable mesh ({error!r}): unpack it again") from error
         if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces) or not mesh.extents.max() > 0:

@@ -14,6 +14,7 @@ STEPS = {
     "metadata": "a row for every asset; views and true scenes for evaluation",
     "voxels": "occupancy of every mesh",
     "latents": "structure latents of the voxels, by a checkpoint",
+    "structured": "structured latents of the meshes and their textures, by a checkpoint",
     "features": "geometry tokens of every photograph, by a checkpoint",
     "samples": "rows of the voxels and photographs that `scenegen train` takes",
 }
@@ -31,7 +32,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder with 3D-FUTURE-scene and 3D-FUTURE-model")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of what is prepared")
     parser.add_argument("--split", choices=["train", "test"], default="train")
-    parser.add_argument("--weights", default="tiny", help="latents, features: the checkpoint whose encoders are used")
+    parser.add_argument(
+        "--weights", default="tiny", help="latents, structured, features: the checkpoint whose encoders are used"
+    )
     parser.add_argument(
         "--config", type=Path, default=CONFIGS / "tiny.json", help="voxels, samples: whose sizes are used"
     )
@@ -39,6 +42,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--surface", action="store_true", help="voxels: only where the surface runs, as published checkpoints want them"
     )
+    parser.add_argument("--views", type=int, default=150, help="structured: pictures of each mesh")
     parser.add_argument("--device", default="cpu")
     parser.set_defaults(run=main)
 
@@ -56,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
         steps.write_voxels(dataset, args.out, args.resolution or config["resolution"], solid=not args.surface)
     elif args.step == "latents":
         steps.write_latents(dataset, args.out, args.weights, args.device)
+    elif args.step == "structured":
+        steps.write_structured(dataset, args.out, args.weights, args.device, args.views)
     elif args.step == "features":
         steps.write_features(dataset, args.out, args.weights, args.device)
     else:

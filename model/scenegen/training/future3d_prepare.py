@@ -4,12 +4,14 @@ metadata   scenes.jsonl, one line a scene with a row for every asset (spec/struc
            views/SCENE/{image, masks, camera} and truth/SCENE.glb, in the frame of the query asset
 voxels     voxels/MODEL.safetensors: the occupancy of every mesh in its unit box
 latents    latents/MODEL.safetensors: its structure latent, by the structure encoder of a checkpoint
+structured structured/MODEL.safetensors: its structured latent, by the image encoder and the latent encoder
 features   features/SCENE.safetensors: geometry tokens of every photograph, by the geometry encoder of a checkpoint
 samples    data/scenes_*.safetensors: the rows that `scenegen train` takes for small models
 
 Voxels are those that the surface runs through, as TRELLIS' structures are; `solid` adds the inside, which is what the
 synthetic objects and so small models have. The paper's filter by aesthetic score is not applied: its scores are not in
-the dataset. Structured latents are future3d_voxels.py's.
+the dataset. The encoders that a published `pipeline.json` does not name have to be added to its models, as
+sparse_structure_encoder and slat_encoder.
 """
 
 from __future__ import annotations
@@ -31,14 +33,23 @@ from safetensors.torch import save_file as save_tensors
 from tqdm import tqdm
 
 from scenegen.evaluation.voxels import voxelise
-from scenegen.generator.checkpoints import find_encoder, find_model, load_model, load_pipeline, open_aggregator
+from scenegen.generator.checkpoints import (
+    find_encoder,
+    find_model,
+    load_model,
+    load_pipeline,
+    open_aggregator,
+    open_image_encoder,
+)
 from scenegen.generator.conditioning import image_tensor
+from scenegen.generator.latents.encoder import SLatEncoder
 from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.glb import meshes_to_glb
 from scenegen.scene import InvalidInput
 from scenegen.training import shards
 from scenegen.training.future3d import OPTICAL_OPENGL, Future3D, FutureModel, FutureScene, T_opengl_asset, asset_row
 from scenegen.training.future3d_upright import upright_scene
+from scenegen.training.future3d_voxels import VIEWS, structured_latents
 from scenegen.training.samples import Arrays, scene_sample
 from scenegen.weights import find_weights
 
@@ -76,15 +87,25 @@ def write_voxels(dataset: Future3D, out: Path, resolution: int, solid: bool) -> 
 def write_latents(dataset: Future3D, out: Path, weights: str, device: str) -> None:
     """Step `latents`, of the voxels. A checkpoint without a structure encoder is InvalidInput."""
     folder = find_weights(weights)
-    name = load_pipeline(folder)["models"].get("sparse_structure_encoder")
-    if not isinstance(name, str):
-        raise InvalidInput(f"{folder / 'pipeline.json'} has no sparse_structure_encoder: use weights that name one")
-    encoder = load_model(find_model(folder, name), SparseStructureEncoder).eval().to(device)
+    encoder = load_model(_encoder(folder, "sparse_structure_encoder"), SparseStructureEncoder).eval().to(device)
     for model_id in _new(_model_ids(dataset), out / "latents", "latents"):
         with dataset.leaving_out("meshes without voxels"), torch.inference_mode():
             grid = torch.from_numpy(read_voxels(out, model_id)[None, None].astype(np.float32)).to(device)
             tensors = {"mean": encoder(grid)[0].float().cpu().contiguous()}
             with _whole(_file(out / "latents", model_id)) as path:
+                save_tensors(tensors, path)
+
+
+def write_structured(dataset: Future3D, out: Path, weights: str, device: str, views: int = VIEWS) -> None:
+    """Step `structured`, of the voxels and the meshes with their textures, seen from so many views."""
+    folder = find_weights(weights)
+    encoder = load_model(_encoder(folder, "slat_encoder"), SLatEncoder).eval().to(device)
+    images = open_image_encoder(find_encoder(folder, str(load_pipeline(folder)["image_cond_model"]))).load(device)
+    for model_id in _new(_model_ids(dataset), out / "structured", "structured"):
+        with dataset.leaving_out("meshes without voxels"):
+            asset = dataset.model(model_id, looks=True).asset()
+            tensors = structured_latents(asset, read_voxels(out, model_id), images, encoder, views)
+            with _whole(_file(out / "structured", model_id)) as path:
                 save_tensors(tensors, path)
 
 
@@ -153,6 +174,13 @@ def cropped_image(image: NDArray[np.uint8], size: int, patch: int) -> NDArray[np
     resized = np.array(Image.fromarray(image).resize((size, height), Image.Resampling.BICUBIC))
     top = max(0, (height - size) // 2)
     return resized[top : top + size]
+
+
+def _encoder(folder: Path, role: str) -> Path:
+    name = load_pipeline(folder)["models"].get(role)
+    if not isinstance(name, str):
+        raise InvalidInput(f"{folder / 'pipeline.json'} has no {role}: name it among the models, or use other weights")
+    return find_model(folder, name)
 
 
 def _row(scene: FutureScene, models: Sequence[FutureModel], masks: NDArray[np.int32]) -> dict[str, Any]:
