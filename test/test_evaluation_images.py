@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,30 @@ import torch
 import trimesh
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.linalg import sqrtm
 from scipy.ndimage import correlate
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from scenegen.cli import main
 from scenegen.evaluation.folders import draw_scene, load_objects
-from scenegen.evaluation.images import SAME_DB, Picture, image_figures, objects_on_white, psnr, ssim
-from scenegen.evaluation.scoring import evaluate_scene
+from scenegen.evaluation.images import (
+    SAME_DB,
+    Picture,
+    frechet_distance,
+    image_features,
+    image_figures,
+    objects_on_white,
+    psnr,
+    set_figures,
+    ssim,
+)
+from scenegen.evaluation.scoring import evaluate_scene, mean_scores
 from scenegen.generator.checkpoints import save_image_encoder
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.glb import meshes_to_glb
 from scenegen.render import Camera, Renderer, Surface, look_at
 from scenegen.scene import InvalidInput, View
+from scenegen.training.inception import Inception
 from scenegen.training.judges import ALEXNET, Judges
 
 CAMERA = Camera.pinhole(160, 120, 150.0)
@@ -126,7 +139,7 @@ def test_evaluate_command_compares_methods_and_pictures(tmp_path: Path, capsys: 
     words = ["evaluate", *(str(tmp_path / name) for name in ("ours", "theirs", "truth"))]
     assert main([*words, "--images", str(tmp_path / "images"), "--json", str(figures)]) == 0
     said = capsys.readouterr().out
-    assert "PSNR" in said and "GT-Render" in said and "no weights" in said and "not measured" in said
+    assert "PSNR" in said and "GT-Render" in said and "no weights" in said
     ours, theirs = json.loads(figures.read_text()).values()
     assert ours["psnr_gt"] > theirs["psnr_gt"] + 3 and ours["ssim_scene"] > theirs["ssim_scene"]
     with figures.with_suffix(".csv").open() as file:
@@ -156,7 +169,7 @@ def test_a_scene_without_a_photograph_is_an_error_of_that_scene(
 
 def test_networks_judge_where_their_weights_are_given(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    with pytest.raises(InvalidInput, match="none of lpips/, clip/ and dinov2/"):
+    with pytest.raises(InvalidInput, match="none of lpips/, inception.safetensors"):
         Judges(tmp_path)
     names = ("0", "3", "6", "8", "10")
     alexnet = {"classifier.1.bias": torch.zeros(4)}
@@ -186,6 +199,40 @@ def test_networks_judge_where_their_weights_are_given(tmp_path: Path) -> None:
     assert other["lpips"] > 0.01 and other["clip_s"] < 0.9999 and other["dino_s"] < 0.9999
     assert judges.compare(noise(3), noise(1)) == pytest.approx(other, abs=1e-5)
     assert {"lpips_scene", "clip_s_gt"} <= set(image_figures(noise(1), noise(2), noise(3), judges))
+
+
+def test_frechet_distance_of_known_distributions() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((400, 3)) * [1, 2, 3], rng.standard_normal((500, 3)) + [1, 0, 0]
+    roots = sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    offset = a.mean(0) - b.mean(0)
+    expected = offset @ offset + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * roots)
+    assert frechet_distance(a, b) == pytest.approx(expected)
+    few = rng.standard_normal((4, 50))
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(few, few + 2) == pytest.approx(200)
+
+
+def test_fid_is_a_figure_of_the_set(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Inception()
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            torch.nn.init.kaiming_normal_(parameter)
+    # torchvision's Inception v3 without auxiliary classifier and fc
+    assert sum(parameter.numel() for parameter in network.parameters()) == 21_785_568
+    published = {"fc.bias": torch.zeros(3), "Conv2d_1a_3x3.bn.num_batches_tracked": torch.tensor(0)}
+    save_file(dict(network.state_dict()) | published, tmp_path / "inception.safetensors")
+    judges = Judges(tmp_path)
+    assert judges.compare(noise(1), noise(2)) == {}
+    pictures = [(noise(i), noise(i), noise(i + 5)) for i in range(2)]
+    features = [image_features(*three, judges) for three in pictures]
+    assert features[0]["gt"].shape == (2048,)
+    figures = set_figures(features)
+    assert figures["fid_scene"] == pytest.approx(0, abs=1e-6) and figures["fid_gt"] > 1e-4
+    assert set_figures(features[:1]) == set_figures([features[0], {}]) == {}
+    scores = [replace(evaluate_scene(furniture(), furniture()), features=f) for f in features]
+    assert mean_scores(scores)["fid_gt"] == pytest.approx(figures["fid_gt"])
 
 
 def test_a_damaged_network_is_named(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from scenegen.evaluation.images import Picture
 from scenegen.evaluation.metrics import voxel_iou
 from scenegen.evaluation.scoring import evaluate_scene, mean_scores
 from scenegen.glb import meshes_to_glb
-from scenegen.scene import Asset, InvalidInput, Placement, Scene, View
+from scenegen.scene import Asset, Floats, InvalidInput, Placement, Scene, View
 from scenegen.synthetic import make_object, make_scene
 
 SEED = 42_001
@@ -128,6 +128,9 @@ class NoJudge:
     """A judge that no test here asks for."""
 
     def compare(self, generated: Picture, reference: Picture) -> Mapping[str, float]:
+        raise AssertionError
+
+    def features(self, picture: Picture) -> Floats | None:
         raise AssertionError
 
 

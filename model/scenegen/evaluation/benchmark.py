@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from scenegen.evaluation.baselines import Baselines, Guess
-from scenegen.evaluation.images import Judge, Picture, camera_of, draw, image_figures, objects_on_white
+from scenegen.evaluation.images import Judge, Picture, camera_of, draw, image_features, image_figures, objects_on_white
 from scenegen.evaluation.metrics import POINTS_PER_OBJECT, sample_surface
 from scenegen.evaluation.scoring import SceneScore, evaluate_points, mean_scores
 from scenegen.evaluation.symmetry import placement_errors, symmetric_voxel_iou
@@ -139,8 +139,9 @@ def run_scene(
     scored = {name: _score(method, truth, question.truth.query, symmetry, seconds) for name, method in methods.items()}
     scores = {name: score for name, (score, _) in scored.items()}
     result = SceneResult(question, answer, scored["model"][1], scores)
-    seen = image_figures(*scene_pictures(result), judge)
-    scores["model"] = replace(scores["model"], of_scene={**scores["model"].of_scene, **seen})
+    pictures = scene_pictures(result)
+    of_scene = {**scores["model"].of_scene, **image_figures(*pictures, judge)}
+    scores["model"] = replace(scores["model"], of_scene=of_scene, features=image_features(*pictures, judge))
     return result
 
 

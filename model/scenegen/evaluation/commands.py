@@ -60,7 +60,8 @@ def add_parser(
             "--judges",
             type=Path,
             metavar="DIR",
-            help="networks for LPIPS, CLIP-S and DINO-S, those that are there: lpips.safetensors, clip/, dinov2/",
+            help="networks for LPIPS, FID, CLIP-S and DINO-S, those that are there: lpips/, inception.safetensors, "
+            "clip/, dinov2/",
         )
 
 

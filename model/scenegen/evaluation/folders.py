@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from scenegen.evaluation.images import Judge, Picture, camera_of, draw, image_figures, objects_on_white
+from scenegen.evaluation.images import Judge, Picture, camera_of, draw, image_features, image_figures, objects_on_white
 from scenegen.evaluation.scoring import SceneScore, evaluate_scene, mean_scores
 from scenegen.glb import T_YUP_ZUP
 from scenegen.images import read_views
@@ -58,7 +58,8 @@ def evaluate_folders(
             score = evaluate_scene(made, true)
             if images:
                 pictures = draw_scene(images / stem, made, true, score)
-                score = replace(score, of_scene={**score.of_scene, **image_figures(*pictures, judge)})
+                of_scene = {**score.of_scene, **image_figures(*pictures, judge)}
+                score = replace(score, of_scene=of_scene, features=image_features(*pictures, judge))
             scores[stem] = score
         except InvalidInput as error:
             errors[stem] = str(error)

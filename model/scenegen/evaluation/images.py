@@ -4,9 +4,8 @@ spec/evaluation.md, Images: with the photograph outside whose objects all is whi
 drawn the same way ("gt"). Drawn by the project's own renderer with its one lamp, one ray per pixel, at the photograph's
 size; the authors draw with Blender Cycles, so these figures compare methods drawn here and not with theirs.
 
-Knows pictures and meshes; of the networks behind LPIPS, CLIP-S and DINO-S only that someone may bring them (`Judge`),
-for their weights have to be downloaded. Where nobody does, their columns stay empty and say so. FID, a figure of whole
-sets, is not measured at all: no network here gives its features.
+Knows pictures and meshes; of the networks behind LPIPS, FID, CLIP-S and DINO-S only that someone may bring them
+(`Judge`), for their weights have to be downloaded. Where nobody does, their columns stay empty and say so.
 """
 
 from __future__ import annotations
@@ -40,6 +39,10 @@ class Judge(Protocol):
         """Those of "lpips", "clip_s" and "dino_s" that there are weights for, of pictures uint8 [H, W, 3]."""
         ...
 
+    def features(self, picture: Picture) -> Floats | None:
+        """What FID compares, [2048]; None without the network's weights."""
+        ...
+
 
 def image_figures(generated: Picture, photograph: Picture, truth: Picture, judge: Judge | None) -> dict[str, float]:
     """All image figures of a scene, named as `psnr_scene` or `ssim_gt`, from three pictures of one size."""
@@ -49,6 +52,33 @@ def image_figures(generated: Picture, photograph: Picture, truth: Picture, judge
         values |= judge.compare(generated, reference) if judge else {}
         figures |= {f"{name}_{ending}": value for name, value in values.items()}
     return figures
+
+
+def image_features(generated: Picture, photograph: Picture, truth: Picture, judge: Judge | None) -> dict[str, Floats]:
+    """What `set_figures` needs of a scene; empty without a judge that has features."""
+    named = dict(zip(("generated", *AGAINST), (generated, photograph, truth), strict=True))
+    found = {name: judge.features(picture) for name, picture in named.items()} if judge else {}
+    return {name: features for name, features in found.items() if features is not None}
+
+
+def set_figures(scenes: Sequence[Mapping[str, Floats]]) -> dict[str, float]:
+    """FID of all scenes together, `fid_scene` and `fid_gt`; empty unless each has features, and there are two."""
+    if len(scenes) < 2 or not all(scenes):
+        return {}
+    sets = {name: np.stack([features[name] for features in scenes]) for name in ("generated", *AGAINST)}
+    return {f"fid_{ending}": frechet_distance(sets["generated"], sets[ending]) for ending in AGAINST}
+
+
+def frechet_distance(first: Floats, second: Floats) -> float:
+    """Frechet distance of the normal distributions of two sets of features [N, d], [M, d]; N and M at least 2.
+
+    The trace of the root of the product of two covariances A^T A and B^T B is the sum of the singular values of A B^T:
+    exact also where there are fewer pictures than features, as there are here.
+    """
+    offset = first.mean(0) - second.mean(0)
+    a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (first, second))
+    common = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(offset @ offset + (a**2).sum() + (b**2).sum() - 2 * common)
 
 
 def psnr(first: Picture, second: Picture) -> float:

@@ -25,8 +25,6 @@ COLUMNS = {
     "seconds_per_asset": "s/asset",
 }
 """JSON name of each figure and its heading."""
-_WHY = {name: "not measured" if name == "fid" else "no weights" for name in MEASURES}
-"""Why an image column has no figure."""
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -42,7 +40,7 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
 def image_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Two lines for each row's name that has image figures, one for each thing compared with; empty when none has.
 
-    A column that no row has a figure for says why.
+    A column of a network that nobody brought says so.
     """
     rows = {title: row for title, row in rows.items() if any(f"psnr_{against}" in row for against in AGAINST)}
     if not rows:
@@ -51,7 +49,8 @@ def image_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     width = max(map(len, names))
     lines = [" " * width + "".join(f"{heading:>13}" for heading in MEASURES.values())]
     for name, (row, ending) in names.items():
-        cells = [_short(row[key]) if (key := f"{measure}_{ending}") in row else _WHY[measure] for measure in MEASURES]
+        values = [row.get(f"{measure}_{ending}") for measure in MEASURES]
+        cells = ["no weights" if value is None else _short(value) for value in values]
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import trimesh
 
+from scenegen.evaluation.images import set_figures
 from scenegen.evaluation.metrics import (
     box_iou,
     chamfer,
@@ -36,11 +37,13 @@ class SceneScore:
     """One scene's figures by their JSON names. of_scene: one value. of_objects: a value for each object, in order.
 
     T_truth_generated: float64 [4, 4], the scene-level alignment (a similarity: the two scenes are normalised apart).
+    features: of the scene's pictures, for figures of whole sets (images.image_features).
     """
 
     of_scene: Mapping[str, float]
     of_objects: Mapping[str, Floats] = field(default_factory=dict)
     T_truth_generated: Floats = field(default_factory=lambda: np.eye(4))
+    features: Mapping[str, Floats] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:
         """One flat row: the scene's values and the means of its objects' (NaN where none is defined)."""
@@ -85,6 +88,7 @@ def mean_scores(scores: Sequence[SceneScore]) -> dict[str, float]:
     """Table values: means over all scenes, and over all objects of all scenes; undefined (NaN) entries don't count."""
     names = dict.fromkeys(name for score in scores for name in score.of_scene)
     table = {name: _mean([score.of_scene.get(name, float("nan")) for score in scores]) for name in names}
+    table |= set_figures([score.features for score in scores])
     return table | {
         name: _mean(np.concatenate([score.of_objects[name] for score in scores])) for name in scores[0].of_objects
     }

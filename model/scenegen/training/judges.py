@@ -1,10 +1,11 @@
-"""Networks that compare pictures: LPIPS, CLIP-S and DINO-S of Table 1, each only where its weights are given.
+"""Networks that compare pictures: LPIPS, FID, CLIP-S and DINO-S of Table 1, each only where its weights are given.
 
 Folder layout, safetensors everywhere (`scenegen convert` makes them of published pickles):
 lpips/alexnet.safetensors   AlexNet as torchvision names it (features.*; the classifier is not read)
 lpips/lin.safetensors       the linear layers of LPIPS 0.1 for AlexNet (lin0.model.1.weight ...)
 clip/                       transformers folder of CLIP ViT-L/14: config.json, model.safetensors
 dinov2/                     transformers folder of DINOv2 ViT-L/14 with registers, as for `--weights`
+inception.safetensors       Inception v3 for FID, torchvision's names (the published FID weights; `fc` is not read)
 
 Nothing is downloaded. CLIP and DINOv2 are transformers' networks. LPIPS is written here after Zhang et al., "The
 Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018; it was not compared with the published
@@ -26,6 +27,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from scenegen.generator.checkpoints import load_weights, open_image_encoder
 from scenegen.scene import InvalidInput
+from scenegen.training.inception import Inception
 
 Picture = NDArray[np.uint8]
 
@@ -50,15 +52,30 @@ class Judges:
             self.measures["clip_s"] = _cosine(_clip(folder / "clip", self.device))
         if (folder / "dinov2").is_dir():
             self.measures["dino_s"] = _cosine(_dino(folder / "dinov2", self.device))
-        if not self.measures:
-            raise InvalidInput(f"{folder} holds none of lpips/, clip/ and dinov2/: put their weights there")
+        self.inception: Inception | None = None
+        if (folder / "inception.safetensors").is_file():
+            self.inception = Inception().eval()
+            load_weights(self.inception, folder / "inception.safetensors", ignored=self.inception.not_read)
+            self.inception.to(self.device)
+        if not self.measures and self.inception is None:
+            raise InvalidInput(f"{folder} holds none of lpips/, inception.safetensors, clip/, dinov2/: put some there")
 
     @torch.inference_mode()
     def compare(self, generated: Picture, reference: Picture) -> dict[str, float]:
         """Figures of two pictures uint8 [H, W, 3], by the names of scenegen.evaluation.images."""
-        pair = (torch.tensor(picture).movedim(-1, 0)[None] for picture in (generated, reference))
-        a, b = (x.to(self.device, torch.float32) / 255 for x in pair)
+        a, b = self._tensor(generated), self._tensor(reference)
         return {name: measure(a, b) for name, measure in self.measures.items()}
+
+    @torch.inference_mode()
+    def features(self, picture: Picture) -> NDArray[np.float64] | None:
+        """What FID compares, [2048], of a picture uint8 [H, W, 3]; None without its network."""
+        if self.inception is None:
+            return None
+        return self.inception(self._tensor(picture))[0].cpu().numpy().astype(np.float64)
+
+    def _tensor(self, picture: Picture) -> Tensor:
+        """float32 [1, 3, H, W] in 0..1."""
+        return torch.tensor(picture).movedim(-1, 0)[None].to(self.device, torch.float32) / 255
 
 
 class LPIPS(nn.Module):
