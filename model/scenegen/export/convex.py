@@ -1,0 +1,110 @@
+"""Convex pieces of meshes, for what only collides with convex shapes: cut by coacd, once per mesh.
+
+Pieces are kept on disk by the mesh's hash, for the same scene goes into several formats. Meshes that are convex already
+need no cutting. Knows nothing about units, poses or file formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from scenegen.export.physics import is_solid
+from scenegen.scene import InvalidInput
+
+PRESET: dict[str, float] = {
+    "threshold": 0.1,
+    "max_convex_hull": 16,
+    "mcts_nodes": 10,
+    "mcts_iterations": 50,
+    "resolution": 1000,
+    "preprocess_resolution": 30,
+}
+"""DESIGN section 7: a tenth of the time that coacd's defaults take."""
+CONVEX_SHARE = 0.95
+"""A solid that fills so much of its convex hull is not cut."""
+LIMIT_S = 300.0
+_PROGRAM = Path(__file__).with_name("coacd_process.py")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The pieces of a mesh, in its units. source: "coacd", or "hull": one piece, the mesh's convex hull."""
+
+    pieces: tuple[trimesh.Trimesh, ...]
+    source: str
+
+
+def convex_pieces(meshes: Sequence[trimesh.Trimesh], processes: int | None = None) -> list[Cut]:
+    """Each mesh's pieces, in their order, several meshes at a time (as many as there are processors, without a number).
+
+    Where coacd crashes, or takes longer than LIMIT_S, the convex hull stands in and the log says so. InvalidInput when
+    coacd is not installed.
+    """
+    with ThreadPoolExecutor(processes or max(1, len(os.sched_getaffinity(0)))) as pool:
+        return list(pool.map(_cut, meshes))
+
+
+def _cut(mesh: trimesh.Trimesh) -> Cut:
+    hull = mesh.convex_hull
+    if is_solid(mesh) and mesh.volume >= CONVEX_SHARE * hull.volume:
+        return Cut((hull,), "hull")
+    kept = _cache() / f"{_key(mesh)}.npz"
+    try:
+        if not kept.is_file():
+            _log.info("cutting a mesh of %d faces into convex pieces", len(mesh.faces))
+            _run(mesh, kept)
+        return Cut(_read(kept), "coacd")
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        _log.warning("a mesh of %d faces could not be cut (%s): its convex hull stands in", len(mesh.faces), error)
+        return Cut((hull,), "hull")
+
+
+def _run(mesh: trimesh.Trimesh, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        given, made = Path(scratch) / "mesh.npz", Path(scratch) / "pieces.npz"
+        np.savez(given, vertices=mesh.vertices, faces=mesh.faces, preset=json.dumps(PRESET))
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is a process per mesh already
+        command = [sys.executable, str(_PROGRAM), str(given), str(made)]
+        subprocess.run(command, env=environment, check=True, timeout=LIMIT_S, stdout=subprocess.DEVNULL)
+        _read(made)
+        made.replace(target)
+
+
+def _read(file: Path) -> tuple[trimesh.Trimesh, ...]:
+    """Hulls of what coacd gave: the same shapes, closed and with outward normals for certain."""
+    with np.load(file) as arrays:
+        points = [arrays[f"vertices_{i}"] for i in range(len(arrays.files) // 2)]
+    if not points:
+        raise ValueError("no pieces")
+    return tuple(trimesh.convex.convex_hull(cloud) for cloud in points)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scenegen" / "convex"
+
+
+def _key(mesh: trimesh.Trimesh) -> str:
+    try:
+        made_by = version("coacd")
+    except PackageNotFoundError as error:
+        raise InvalidInput("convex pieces are cut by coacd, which is not installed: pip install coacd") from error
+    digest = hashlib.sha256(json.dumps([made_by, PRESET]).encode())
+    digest.update(np.ascontiguousarray(mesh.vertices, "<f8").tobytes())
+    digest.update(np.ascontiguousarray(mesh.faces, "<i8").tobytes())
+    return digest.hexdigest()
