@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,10 @@ def test_a_bad_description_is_refused(folder: Path, content: str, message: str) 
         ({"name": "FlowEulerGuidanceIntervalSamplerVGGT", "params": {"steps": 0}}, "steps"),
         ({"name": "FlowEulerGuidanceIntervalSamplerVGGT", "params": {"eta": 1}}, "eta"),
         ({"name": "FlowEulerGuidanceIntervalSamplerVGGT", "params": {"cfg_interval": [1]}}, "cfg_interval"),
+        (
+            {"name": "FlowEulerGuidanceIntervalSamplerVGGT", "params": {"solver": "heun"}},
+            "heun.* expected .*euler, ab2",
+        ),
     ],
 )
 def test_an_unknown_sampler_is_refused(folder: Path, sampler: dict[str, object], message: str) -> None:
@@ -139,6 +144,22 @@ def test_an_unknown_sampler_is_refused(folder: Path, sampler: dict[str, object],
 def test_published_sampler_parameters_are_understood(folder: Path) -> None:
     settings = structure_sampler(folder, load_pipeline(folder))
     assert (settings.steps, settings.rescale_t, settings.guidance, settings.interval) == (3, 3.0, 1.0, (0.5, 1.0))
+
+
+def test_fast_is_two_fifths_of_the_steps_unless_the_sampler_says_otherwise(folder: Path) -> None:
+    pipeline = load_pipeline(folder)
+    exact, fast = structure_sampler(folder, pipeline), structure_sampler(folder, pipeline, "fast")
+    assert fast == replace(exact, solver="ab2", steps=2, rescale_t=2.0)
+    own = pipeline["sparse_structure_sampler"] | {"fast": {"steps": 7, "rescale_t": 1.5}}
+    fast = structure_sampler(folder, {"sparse_structure_sampler": own}, "fast")
+    assert fast == replace(exact, steps=7, rescale_t=1.5)
+    assert structure_sampler(folder, {"sparse_structure_sampler": own}) == exact
+    with pytest.raises(InvalidInput, match="fast {'step': 7}"):
+        structure_sampler(folder, {"sparse_structure_sampler": own | {"fast": {"step": 7}}}, "fast")
+
+
+def test_a_fast_generator_samples_fast(folder: Path) -> None:
+    assert SceneGen.from_pretrained(folder, mode="fast").sampler.solver == "ab2"
 
 
 def test_a_pipeline_without_models_is_refused(folder: Path) -> None:

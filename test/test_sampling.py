@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from unittest.mock import patch
 
 import pytest
@@ -140,6 +141,33 @@ def test_the_true_velocity_leads_back_to_the_sample() -> None:
     torch.testing.assert_close(x, clean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(sampling.predict_clean(start, velocity, 1.0), clean, atol=1e-4, rtol=1e-4)
     assert positions is None
+
+
+def _turning(x: Tensor, t: float, index: int) -> tuple[Tensor, None]:
+    """A field whose exact solution from t = 1 to 0 is x exp(-3/2)."""
+    return 3 * t * x, None
+
+
+@pytest.mark.parametrize(("solver", "gain"), [("euler", 2.0), ("ab2", 4.0)])
+def test_twice_the_steps_cut_the_error_by_the_order_of_the_solver(solver: sampling.Solver, gain: float) -> None:
+    start = torch.ones(1, dtype=torch.float64)
+    errors = [
+        abs(sampling.SOLVERS[solver](_turning, start, schedule(steps, 3.0))[0].item() - math.exp(-1.5))
+        for steps in (64, 128)
+    ]
+    assert errors[0] / errors[1] == pytest.approx(gain, rel=0.1)
+
+
+def test_the_second_order_solver_starts_as_euler_does_and_tells_each_step(
+    model: SparseStructureFlowModel, noise: Tensor, views: list[Tensor]
+) -> None:
+    ends = [sample_structure(model, noise, views[:1], steps=1, solver=solver)[0] for solver in ("euler", "ab2")]
+    torch.testing.assert_close(ends[0], ends[1])
+    steps: list[Step] = []
+    x, _ = sample_structure(model, noise, views[:1], steps=4, solver="ab2", on_step=steps.append)
+    assert [step.index for step in steps] == [0, 1, 2, 3] and torch.equal(steps[-1].x_next, x)
+    with pytest.raises(Cancelled, match="step 1 of 4"):
+        sample_structure(model, noise, views[:1], steps=4, solver="ab2", cancelled=lambda: True)
 
 
 def test_placements_may_come_from_the_first_views_alone(

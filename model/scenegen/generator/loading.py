@@ -13,6 +13,7 @@ import torch
 
 from scenegen.generator.checkpoints import (
     Memory,
+    Mode,
     SamplerSettings,
     find_encoder,
     find_model,
@@ -65,14 +66,14 @@ class Parts:
     memory: Memory
 
 
-def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"]) -> Parts:
+def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"], mode: Mode) -> Parts:
     """Load a checkpoint; arguments and errors are those of `SceneGen.from_pretrained`."""
     folder = find_weights(folder)
     args = load_pipeline(folder)
     multiview = args.get("multiview", "published")
     if multiview not in ("published", "joint"):
         raise InvalidInput(f"{folder / 'pipeline.json'}: multiview {multiview!r} must be 'published' or 'joint'")
-    sampler = structure_sampler(folder, args)
+    sampler = structure_sampler(folder, args, mode)
     image_name, geometry_name, flow_name, decoder_name = (
         _named(folder, args, role)
         for role in ("image_cond_model", "vggt_model", "sparse_structure_flow_model", "sparse_structure_decoder")
@@ -86,7 +87,7 @@ def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"]) -
     stored: list[Stored[Any]] = [image, geometry, flow, decoder]
     latents = None
     if "slat_flow_model" in args["models"]:
-        latents, more = _latent_parts(folder, args, full_precision)
+        latents, more = _latent_parts(folder, args, full_precision, mode)
         stored += more
     _require_fit(folder, conditioner, flow.model, decoder.model, latents)
     return Parts(
@@ -94,7 +95,9 @@ def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"]) -
     )
 
 
-def _latent_parts(folder: Path, args: dict[str, Any], full_precision: bool) -> tuple[LatentParts, list[Stored[Any]]]:
+def _latent_parts(
+    folder: Path, args: dict[str, Any], full_precision: bool, mode: Mode
+) -> tuple[LatentParts, list[Stored[Any]]]:
     def opened(role: str, kind: type[Model]) -> Stored[Model]:
         return open_model(find_model(folder, _named(folder, args, role)), kind, full_precision=full_precision)
 
@@ -105,7 +108,7 @@ def _latent_parts(folder: Path, args: dict[str, Any], full_precision: bool) -> t
         flow.model,
         mesh.model,
         gaussians[0].model if gaussians else None,
-        latent_sampler(folder, args),
+        latent_sampler(folder, args, mode),
         LatentNormalisation(*latent_normalization(folder, args)),
     )
     return parts, [flow, mesh, *gaussians]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scenegen.generator.checkpoints import Mode
 from scenegen.generator.finishing import Finishing, ready
 from scenegen.generator.latents.sampling import sample_latents
 from scenegen.generator.loading import LatentParts, Parts, load_parts
@@ -53,7 +54,12 @@ class SceneGen:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str = "cpu", memory: Literal["all", "low"] = "all"
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        memory: Literal["all", "low"] = "all",
+        mode: Mode = "exact",
     ) -> SceneGen:
         """Load a checkpoint: whatever `find_weights` takes, as a folder or the name of packaged weights ("tiny").
 
@@ -61,9 +67,10 @@ class SceneGen:
         slat_flow_model, slat_decoder_mesh and slat_decoder_gs; role to relative path), sparse_structure_sampler,
         slat_sampler, slat_normalization, image_cond_model and vggt_model (as `find_encoder` takes), multiview
         ("published", the default, or "joint"). memory: with "low", each model has its weights only while it works.
+        mode: "fast" samples in fewer steps, as the samplers' own entries `fast` say or by the rule of docs/speed.md.
         Raises InvalidInput naming the file and what is wrong with it.
         """
-        return cls(load_parts(folder, device, memory))
+        return cls(load_parts(folder, device, memory, mode))
 
     @torch.inference_mode()
     def generate(

@@ -15,6 +15,7 @@ from scenegen.generator.checkpoints.models import (
 )
 from scenegen.generator.checkpoints.places import find_encoder, find_model
 from scenegen.generator.checkpoints.settings import (
+    Mode,
     SamplerSettings,
     latent_normalization,
     latent_sampler,
@@ -27,6 +28,7 @@ from scenegen.generator.checkpoints.tensors import load_weights
 
 __all__ = [
     "Memory",
+    "Mode",
     "SamplerSettings",
     "Stored",
     "find_encoder",

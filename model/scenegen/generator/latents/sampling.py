@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.nn.sparse import Voxels
-from scenegen.generator.sampling import IsCancelled, OnStep, guide, sample_euler, schedule
+from scenegen.generator.sampling import SOLVERS, IsCancelled, OnStep, Solver, guide, schedule
 
 
 @torch.no_grad()
@@ -23,6 +23,7 @@ def sample_latents(
     conds: Sequence[Tensor],
     *,
     neg_cond: Tensor | None = None,
+    solver: Solver = "euler",
     steps: int = 25,
     rescale_t: float = 3.0,
     guidance: float = 5.0,
@@ -51,7 +52,7 @@ def sample_latents(
         conditional, negative = evaluate(x, t, seen, guided)
         return (conditional if negative is None else guide(conditional, negative, guidance)), None
 
-    return sample_euler(velocity, noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled)[0]
+    return SOLVERS[solver](velocity, noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled)[0]
 
 
 Evaluation = Callable[[Tensor, float, list[int], bool], tuple[Tensor, Tensor | None]]
