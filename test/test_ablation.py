@@ -13,7 +13,7 @@ from torch import nn
 
 from scenegen.cli import main
 from scenegen.generator.checkpoints import save_model, save_pipeline
-from scenegen.generator.loading import load_parts
+from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.scene import InvalidInput
@@ -45,7 +45,7 @@ def make_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", list(ABLATIONS))
 def test_what_is_left_out_is_zero_and_the_rest_as_before(name: str, weights: Path) -> None:
-    conditioner = load_parts(weights, "cpu", "all").conditioner
+    conditioner = SceneGen.from_pretrained(weights).conditioner
     left_out = ABLATIONS[name].left_out
     with torch.no_grad():
         whole = conditioner.encode([drawn_view()], [5, 3])

@@ -24,7 +24,7 @@ from scenegen.evaluation.metrics import voxel_iou
 from scenegen.generator.checkpoints import save_model, save_pipeline
 from scenegen.generator.encoders.vit import ImageNorm
 from scenegen.generator.latents.encoder import SLatEncoder
-from scenegen.generator.loading import load_parts
+from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.readout import compose_placements
 from scenegen.generator.structure.vae import SparseStructureEncoder
@@ -227,7 +227,7 @@ def test_samples_and_rows_agree_about_placements(prepared: Mapping[str, Path]) -
 def test_the_structure_stage_takes_the_samples(prepared: Mapping[str, Path]) -> None:
     samples = Samples(prepared["out"] / "data")
     vae = StructureVAE(ENCODER, DECODER)
-    conditioner = load_parts(prepared["weights"], "cpu", "all").conditioner
+    conditioner = SceneGen.from_pretrained(prepared["weights"]).conditioner
     stage = StructureStage(SparseStructureFlowModel(**FLOW), conditioner, vae, samples, samples)
     terms = stage.loss(np.random.default_rng(0), torch.Generator().manual_seed(0))
     assert all(torch.isfinite(value) for value in terms.values()) and terms["placement"] > 0
@@ -344,3 +344,6 @@ def test_a_mesh_comes_with_its_texture(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (10, 200, 30)).save(folder / "texture.png")
     surface = Surface.from_mesh(Future3D(root).model(folder.name, looks=True).asset())
     assert surface.texture is not None and surface.texture.image[0, 0].tolist() == [10, 200, 30]
+    assert main(["prepare", "metadata", str(root), str(tmp_path / "out")]) == 0
+    stored = Surface.from_mesh(load_objects(tmp_path / "out/truth/0000000.glb")[0])
+    assert stored.texture is not None and stored.texture.image[0, 0].tolist() == [10, 200, 30]

@@ -12,6 +12,7 @@ Knows the stages of training and the benchmark; nothing about the command line.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scenegen.evaluation.benchmark import SceneResult, run_benchmark, summary
-from scenegen.generator.checkpoints import Memory, find_model, load_model, load_pipeline
+from scenegen.generator.checkpoints import find_model, load_model, load_pipeline
 from scenegen.generator.checkpoints.models import describe
 from scenegen.generator.conditioning import Conditioner
-from scenegen.generator.loading import Parts, load_parts
 from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import ConditionCache, SparseStructureFlowModel
 from scenegen.generator.structure.initialise import initialise_from_scratch
@@ -103,9 +103,9 @@ class AssetLevelFlow(SparseStructureFlowModel):
 
 @dataclass(frozen=True)
 class Start:
-    """What all rows share. flow_args: arguments of the checkpoint's flow."""
+    """What all rows share. whole: the checkpoint itself. flow_args: arguments of its flow."""
 
-    parts: Parts
+    whole: SceneGen
     flow_args: Mapping[str, Any]
     vae: StructureVAE
     train: Samples
@@ -118,7 +118,7 @@ def load_start(weights: str | Path, runs: Path, device: str, shards: int | None 
 
     InvalidInput when either is missing, or the checkpoint has no structure encoder.
     """
-    parts = load_parts(weights, device, "all")
+    whole = SceneGen.from_pretrained(weights, device=device)
     folder = find_weights(weights)
     models = load_pipeline(folder)["models"]
     if "sparse_structure_encoder" not in models:
@@ -129,15 +129,15 @@ def load_start(weights: str | Path, runs: Path, device: str, shards: int | None 
     stems = {role: find_model(folder, models[f"sparse_structure_{role}"]) for role in ("encoder", "decoder")}
     vae = StructureVAE(*(describe(stem)[1] for stem in stems.values()))
     vae.encoder = load_model(stems["encoder"], SparseStructureEncoder)
-    vae.decoder = parts.decoder
+    vae.decoder = whole.decoder
     _, flow_args = describe(find_model(folder, models["sparse_structure_flow_model"]))
     train, held_out = Samples(runs / "data", limit=shards), Samples(runs / "held_out")
-    return Start(parts, flow_args, vae.to(device), train, held_out, device)
+    return Start(whole, flow_args, vae.to(device), train, held_out, device)
 
 
 def train_row(ablation: Ablation, start: Start, schedule: Schedule, folder: Path) -> SceneGen:
     """Train one row into folder (resumes what is there): the readout, then the flow, by the same schedule."""
-    conditioner = AblatedConditioner(start.parts.conditioner, ablation.left_out).requires_grad_(False).eval()
+    conditioner = AblatedConditioner(start.whole.conditioner, ablation.left_out).requires_grad_(False).eval()
     torch.manual_seed(SEED)
     flow = (SparseStructureFlowModel if ablation.scene_attention else AssetLevelFlow)(**start.flow_args)
     initialise_from_scratch(flow)
@@ -152,7 +152,9 @@ def train_row(ablation: Ablation, start: Start, schedule: Schedule, folder: Path
     structure = StructureStage(flow, conditioner.to(start.device), start.vae, start.train, start.held_out)
     trained = run(structure, schedule, folder / "structure", seed=SEED, device=start.device)
     assert isinstance(trained, SparseStructureFlowModel)
-    return SceneGen(replace(start.parts, conditioner=conditioner, flow=trained, latents=None, memory=Memory()))
+    row = copy.copy(start.whole)
+    row.conditioner, row.flow, row.latents = conditioner, trained, None
+    return row
 
 
 def score_row(model: SceneGen, *, seed: int, scenes: int, progress: tqdm[Any]) -> dict[str, float]:

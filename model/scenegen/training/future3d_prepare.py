@@ -61,7 +61,7 @@ def write_metadata(dataset: Future3D, out: Path) -> None:
     lines = []
     for scene in tqdm(dataset.scenes(), desc="metadata", unit="scene"):
         with dataset.leaving_out("scenes with an unreadable mesh or mask"):
-            models = [dataset.model(item.model_id) for item in scene.objects]
+            models = [dataset.model(item.model_id, looks=True) for item in scene.objects]
             masks = scene.masks()
             row = _row(scene, models, masks)
             query = int(np.argmax([asset["pixels"] for asset in row["assets"]]))
