@@ -128,6 +128,9 @@ def _add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--memory", choices=["all", "low"], default="all", help="low: each model in memory only while it works"
     )
+    p.add_argument(
+        "--mode", choices=["exact", "fast"], default="exact", help="fast: fewer sampling steps (default: exact)"
+    )
 
 
 def _load_generator(weights: str, device: str) -> Generator:
@@ -185,7 +188,7 @@ def _generate_scene(args: argparse.Namespace, views: Sequence[View]) -> Scene:
 
         from scenegen.generator.pipeline import GenerationError, SceneGen
 
-        generator = SceneGen.from_pretrained(args.weights, device=args.device, memory=args.memory)
+        generator = SceneGen.from_pretrained(args.weights, device=args.device, memory=args.memory, mode=args.mode)
         try:
             return generator.generate(views, **asked, on_progress=on_progress)
         except GenerationError as error:
@@ -214,7 +217,7 @@ def _serve(args: argparse.Namespace) -> int:
     def load() -> SceneGenerator:
         from scenegen.generator.pipeline import SceneGen
 
-        return SceneGen.from_pretrained(args.weights, device=args.device, memory=args.memory)
+        return SceneGen.from_pretrained(args.weights, device=args.device, memory=args.memory, mode=args.mode)
 
     scheme = "https" if args.certificate or args.key else "http"
     host = f"[{args.host}]" if ":" in args.host else args.host
