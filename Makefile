@@ -1,5 +1,5 @@
 # make demo: see it work. make test: everything that must hold. Both set up .venv first, once.
-.PHONY: setup demo test test-colcon lint benchmark rooms clean
+.PHONY: setup demo test test-colcon lint benchmark benchmark-gpu rooms clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
@@ -56,6 +56,9 @@ test-colcon: setup
 
 benchmark: setup
 	$(BIN)/python -m benchmark
+
+benchmark-gpu: setup
+	$(BIN)/python -m benchmark.gpu
 
 rooms: setup
 	$(BIN)/python -m scenegen_ros.rooms $(ROOMS_DIR)
