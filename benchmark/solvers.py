@@ -67,7 +67,9 @@ class Question:
 
     def sample(self, settings: SamplerSettings) -> Sample:
         """Structures and placements, sampled so."""
-        latents, rows = sample_structure(self.model.flow, self.noise, self.conditions, **asdict(settings))
+        given = asdict(settings)
+        noise = given.pop("temperature", 1.0) * self.noise
+        latents, rows = sample_structure(self.model.flow, noise, self.conditions, **given)
         assert rows is not None
         order = [self.ids.index(i) for i in self.scene.ids]
         occupied = (self.model.decoder(latents[order])[:, 0] > 0).numpy()
