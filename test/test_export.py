@@ -47,8 +47,12 @@ def test_what_is_no_solid_is_measured_on_its_pieces_or_its_box() -> None:
     assert mass_properties(tray, (cube,), 2.0).source == "pieces"
     # two boxes through one another: adding up their volumes would count the middle twice
     crossed = trimesh.util.concatenate([trimesh.creation.box((1, 0.2, 0.2)), trimesh.creation.box((0.2, 1, 0.2))])
+    arms = [trimesh.creation.box((0.2, 0.4, 0.2)).apply_translation([0, y, 0]) for y in (-0.3, 0.3)]
     assert crossed.is_volume
-    assert mass_properties(crossed, (cube.copy().apply_scale(0.5),), 1.0).source == "pieces"
+    assert mass_properties(crossed, (trimesh.creation.box((1, 0.2, 0.2)), *arms), 1.0).mass_kg == pytest.approx(0.072)
+    apart = trimesh.util.concatenate([arm.copy() for arm in arms])
+    covers = tuple(arm.copy().apply_scale(1.1) for arm in arms)
+    assert mass_properties(apart, covers, 1.0).mass_kg == pytest.approx(0.032)
     inside_out = cube.copy()
     inside_out.invert()
     for broken in (trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]), inside_out):

@@ -37,7 +37,7 @@ _LEAST_SHARE, _MOST_SHARE = 0.001, 1.001
 class MassProperties:
     """mass_kg; centre_m float64 [3] in the object's frame; inertia float64 [3, 3] about it, kg m^2, object's axes.
 
-    density: kg/m^3. source: what the volume was measured on: "mesh", "pieces" (the mesh is no one solid) or "box" (its
+    density: kg/m^3. source: what the volume was measured on: "mesh", "pieces" (the mesh is no solid) or "box" (its
     bounding box, when neither is a solid).
     """
 
@@ -64,13 +64,14 @@ def density_of(label: str) -> float:
 
 
 def mass_properties(solid: trimesh.Trimesh, pieces: Sequence[trimesh.Trimesh], density: float) -> MassProperties:
-    """Of a surface without duplicate vertices, in metres: measured on it where it is one solid, else on its pieces."""
+    """Of a surface without duplicate vertices, in metres: measured on it where it is a solid, else on its pieces."""
     box = trimesh.creation.box(
         np.maximum(solid.extents, 1e-4), trimesh.transformations.translation_matrix(solid.bounds.mean(0))
     )
-    candidates = {"mesh": solid} if is_solid(solid) else {}
-    if pieces:
-        candidates["pieces"] = together(pieces)
+    candidates = {"pieces": together(pieces)} if pieces else {}
+    # volumes of parts that reach into one another add up to more than the pieces that cover them
+    if is_solid(solid) or (solid.is_volume and pieces and solid.volume <= candidates["pieces"].volume):
+        candidates = {"mesh": solid} | candidates
     for source, shape in (candidates | {"box": box}).items():
         measured = _measure(shape, density, source)
         if source == "box" or _sane(measured, box):
@@ -79,7 +80,7 @@ def mass_properties(solid: trimesh.Trimesh, pieces: Sequence[trimesh.Trimesh], d
 
 
 def is_solid(mesh: trimesh.Trimesh) -> bool:
-    """Closed, and of one part: the volumes of parts that reach into one another must not be added up."""
+    """Closed, and of one part, so that no parts can reach into one another."""
     return bool(mesh.is_volume and mesh.body_count == 1)
 
 
