@@ -179,3 +179,13 @@ def test_placements_may_come_from_the_first_views_alone(
     _, of_first = sample_structure(model, noise, views, steps=1, placement_views=1)
     torch.testing.assert_close(of_all, (alone[0] + alone[1]) / 2)
     torch.testing.assert_close(of_first, alone[0])
+
+
+def test_temperature_scales_the_noise(model: SparseStructureFlowModel, noise: Tensor, views: list[Tensor]) -> None:
+    cold, _ = sample_structure(model, noise, views, steps=2, temperature=0.0)
+    other, _ = sample_structure(model, 2 - noise, views, steps=2, temperature=0.0)
+    torch.testing.assert_close(cold, other)
+    half, _ = sample_structure(model, noise, views, steps=2, temperature=0.5)
+    given, _ = sample_structure(model, 0.5 * noise, views, steps=2)
+    torch.testing.assert_close(half, given)
+    assert not torch.allclose(half, cold)

@@ -133,6 +133,7 @@ def sample_structure(
     guidance: float = 5.0,
     interval: tuple[float, float] = (0.5, 1.0),
     placement_views: int | None = None,
+    temperature: float = 1.0,
     on_step: OnStep | None = None,
     cancelled: IsCancelled | None = None,
     exact_savings: bool = True,
@@ -145,8 +146,9 @@ def sample_structure(
     noise: float32 [N, in, R, R, R]. conds: K condition tokens [N or 1, T, C], query asset first. neg_cond: condition
     of the negative pass [N or 1, T, C], None for zeros. placement_views: average the placements over the first so many
     views only. Each view's placements are relative to the query's frame as that view sees it, and the frame of a
-    symmetric query turns with the view: weights trained on such objects want 1. exact_savings:
-    False evaluates every pass in full, for comparison only.
+    symmetric query turns with the view: weights trained on such objects want 1. temperature: factor of the noise; 0 is
+    for weights that were trained for it, and gives their single best answer. exact_savings: False evaluates every
+    pass in full, for comparison only.
     -> float32 [N, in, R, R, R], [N, 8] (None from a model without placements).
     """
     make = _economical_evaluation if exact_savings else _plain_evaluation
@@ -164,7 +166,9 @@ def sample_structure(
         positions = [p.positions for p in predictions[:placement_views] if p.positions is not None]
         return torch.stack(velocities).mean(0), torch.stack(positions).mean(0) if positions else None
 
-    return SOLVERS[solver](velocity, noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled)
+    return SOLVERS[solver](
+        velocity, temperature * noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled
+    )
 
 
 Evaluation = Callable[[Tensor, float, bool, bool], Prediction]

@@ -31,6 +31,7 @@ _PARAMETERS = {
     "cfg_strength": "guidance",
     "cfg_interval": "interval",
     "placement_views": "placement_views",
+    "temperature": "temperature",
 }
 
 Mode = Literal["exact", "fast"]
@@ -41,7 +42,10 @@ _FAST_STEPS, _FAST_RESCALE_T = 0.4, 2.0
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How the structure is sampled; the names are those of `sampling.sample_structure`."""
+    """How the structure is sampled; the names are those of `sampling.sample_structure`.
+
+    temperature: factor of the noise. At 0 a seed changes nothing: for weights that were trained for it.
+    """
 
     solver: Solver = "euler"
     steps: int = 25
@@ -49,6 +53,7 @@ class SamplerSettings:
     guidance: float = 5.0
     interval: tuple[float, float] = (0.5, 1.0)
     placement_views: int | None = None
+    temperature: float = 1.0
 
 
 def load_pipeline(folder: Path) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def _sampler(
         raise InvalidInput(
             f"{folder / PIPELINE}: params of {name} are {params!r}, fast {entry.get('fast')!r}; expected steps (1 or "
             f"more), rescale_t (above 0), cfg_strength, cfg_interval [low, high], placement_views (1 or more, or left "
-            f"out), solver ({', '.join(get_args(Solver))})"
+            f"out), temperature (0 or more), solver ({', '.join(get_args(Solver))})"
         ) from error
     return settings
 
@@ -119,6 +124,7 @@ def _settings(params: Mapping[str, Any], fixed: Mapping[str, Any]) -> SamplerSet
         settings.steps < 1
         or settings.rescale_t <= 0
         or settings.placement_views == 0
+        or not settings.temperature >= 0
         or settings.solver not in get_args(Solver)
     ):
         raise ValueError("out of range")

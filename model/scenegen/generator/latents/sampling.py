@@ -28,6 +28,7 @@ def sample_latents(
     rescale_t: float = 3.0,
     guidance: float = 5.0,
     interval: tuple[float, float] = (0.5, 1.0),
+    temperature: float = 1.0,
     on_step: OnStep | None = None,
     cancelled: IsCancelled | None = None,
     exact_savings: bool = True,
@@ -38,8 +39,8 @@ def sample_latents(
 
     voxels: of all assets, as samples. noise: float32 [N, in], in their order. conds: of each of K views the image
     tokens of the assets, [B or 1, T, C]: the first tokens of the structure's condition. neg_cond: condition of the
-    negative pass [B or 1, T, C], None for zeros. exact_savings: False evaluates every pass in full, for comparison
-    only. cancelled is asked before every step: Cancelled when it says yes.
+    negative pass [B or 1, T, C], None for zeros. temperature: factor of the noise. exact_savings: False
+    evaluates every pass in full, for comparison only. cancelled is asked before every step: Cancelled when it says yes.
     -> float32 [N, in].
     """
     make = _economical_evaluation if exact_savings else _plain_evaluation
@@ -52,7 +53,9 @@ def sample_latents(
         conditional, negative = evaluate(x, t, seen, guided)
         return (conditional if negative is None else guide(conditional, negative, guidance)), None
 
-    return SOLVERS[solver](velocity, noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled)[0]
+    return SOLVERS[solver](
+        velocity, temperature * noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled
+    )[0]
 
 
 Evaluation = Callable[[Tensor, float, list[int], bool], tuple[Tensor, Tensor | None]]
