@@ -150,6 +150,8 @@ def draw(path: Path, results: dict[str, dict[int, Floats]], guidance: float) -> 
         panel.grid(alpha=0.3)
         if name in ("missing_iou", "moved"):
             panel.set_yscale("log")
+        else:
+            panel.set_ylim(0, 1.15 * panel.dataLim.ymax)
     for panel in panels[1]:
         panel.set_xlabel("network passes")
     handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -173,7 +175,7 @@ def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.solvers", description=__doc__)
     parser.add_argument("--weights", default="tiny")
-    parser.add_argument("--scenes", type=int, default=20)
+    parser.add_argument("--scenes", type=int, default=12)
     parser.add_argument("--guidance", type=float, help="instead of the weights' own; the published models' is 5")
     parser.add_argument("--picture", type=Path, default=_PICTURE)
     given = parser.parse_args()
