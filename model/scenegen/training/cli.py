@@ -4,7 +4,6 @@ data           synthetic scenes, rendered to disk
 structure-vae  occupancy <-> latents
 encoders       image and geometry encoders and the readout
 structure      flow and position head
-decoder        the VAE's decoder, on latents as the flow gives them
 export         the trained weights as a folder for --weights
 """
 
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).with_name("configs")
-STAGES = ("data", "structure-vae", "encoders", "structure", "decoder", "export")
+STAGES = ("data", "structure-vae", "encoders", "structure", "export")
 
 
 def add_parser(subparsers: Any) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
-from scenegen.generator.checkpoints.settings import settings_of
 from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.generator.encoders.vggt import VGGTAggregator
@@ -20,7 +18,6 @@ from scenegen.training.encoders import initialise_from_scratch as initialise_enc
 from scenegen.training.loop import Schedule, Stage, load_average, run
 from scenegen.training.shards import Samples
 from scenegen.training.structure import StructureStage
-from scenegen.training.structure_decoder import StructureDecoderStage
 from scenegen.training.structure_vae import StructureVAE, StructureVAEStage, object_grids, unpack_grids
 
 Config = Mapping[str, Any]
@@ -32,7 +29,7 @@ __all__ = ["Schedule", "export", "train"]
 def train(
     name: str, config: Config, schedule: Schedule, runs: Path, *, device: str = "cpu", shards: int | None = None
 ) -> None:
-    """Train stage ``name`` (those of `scenegen train` but data and export) into ``runs``/name; resumes what is there.
+    """Train stage ``name`` ("structure-vae", "encoders", "structure") into ``runs``/name; resumes what is there.
 
     shards: read only the first so many. Raises InvalidInput when data or an earlier stage is missing.
     """
@@ -44,13 +41,7 @@ def train(
     samples = Samples(runs / "data", limit=shards)
     held_out = Samples(runs / "held_out")
     vae = standard_vae(config, runs).to(device)
-    if name == "decoder":
-        encoders = load_average(runs / "encoders", _encoders(config))
-        flow = load_average(runs / "structure", SparseStructureFlowModel(**config["flow"]))
-        assert isinstance(encoders, EncoderPretraining) and isinstance(flow, SparseStructureFlowModel)
-        sampler = asdict(settings_of(config["sampler"]))
-        stage = StructureDecoderStage(flow.to(device), encoders.conditioner.to(device), vae, samples, held_out, sampler)
-    elif name == "encoders":
+    if name == "encoders":
         layout = {"patch": config["flow"]["patch_size"], "resolution": config["flow"]["resolution"]}
         stage = EncoderStage(_encoders(config), vae, samples, held_out, **layout)
     else:
@@ -68,12 +59,11 @@ def train(
 def export(config: Config, runs: Path, folder: Path) -> None:
     """Write the averaged weights of all stages as a checkpoint folder in fp16 that ``--weights`` takes."""
     vae = standard_vae(config, runs)
-    decoder = load_average(runs / "decoder", vae.decoder)
     encoders = load_average(runs / "encoders", _encoders(config))
     flow = load_average(runs / "structure", SparseStructureFlowModel(**config["flow"]))
     assert isinstance(encoders, EncoderPretraining)
     save_model(folder, "ss_flow", flow, config["flow"])
-    save_model(folder, "ss_dec", decoder, config["structure_decoder"])
+    save_model(folder, "ss_dec", vae.decoder, config["structure_decoder"])
     save_model(folder, "ss_enc", vae.encoder, config["structure_encoder"])
     save_model(folder, "vggt", encoders.conditioner.geometry_encoder, config["geometry_encoder"])
     save_image_encoder(folder / "dinov2", encoders.conditioner.image_encoder)

@@ -102,10 +102,10 @@ def _sampler(
         raise InvalidInput(f"{folder / PIPELINE}: {role} {name!r} is unknown; known are {sorted(known)}")
     params = entry.get("params", {})
     try:
-        settings = settings_of(params, known[name])
+        settings = _settings(params, known[name])
         if mode == "fast":
             own = entry.get("fast")
-            settings = _fast(settings) if own is None else settings_of({**params, **own}, known[name])
+            settings = _fast(settings) if own is None else _settings({**params, **own}, known[name])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
             f"{folder / PIPELINE}: params of {name} are {params!r}, fast {entry.get('fast')!r}; expected steps (1 or "
@@ -115,8 +115,8 @@ def _sampler(
     return settings
 
 
-def settings_of(params: Mapping[str, Any], fixed: Mapping[str, Any] = {}) -> SamplerSettings:
-    """Settings from published names; KeyError, TypeError, ValueError or AttributeError when they are none."""
+def _settings(params: Mapping[str, Any], fixed: Mapping[str, Any]) -> SamplerSettings:
+    """Raises KeyError, TypeError, ValueError or AttributeError when the parameters are no settings."""
     settings = SamplerSettings(**{_PARAMETERS[key]: value for key, value in params.items()})
     low, high = settings.interval
     settings = replace(settings, interval=(float(low), float(high)), **fixed)
