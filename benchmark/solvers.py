@@ -67,9 +67,7 @@ class Question:
 
     def sample(self, settings: SamplerSettings) -> Sample:
         """Structures and placements, sampled so."""
-        given = asdict(settings)
-        noise = given.pop("temperature", 1.0) * self.noise
-        latents, rows = sample_structure(self.model.flow, noise, self.conditions, **given)
+        latents, rows = sample_structure(self.model.flow, self.noise, self.conditions, **asdict(settings))
         assert rows is not None
         order = [self.ids.index(i) for i in self.scene.ids]
         occupied = (self.model.decoder(latents[order])[:, 0] > 0).numpy()

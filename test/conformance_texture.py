@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from scenegen.generator.assembly import assemble_scene
+from scenegen.generator.hammersley import hammersley_sphere
 from scenegen.generator.texture.cameras import (
     FIELD_OF_VIEW,
     hammersley_cameras,
-    hammersley_yaw_pitch,
     normalised_intrinsics,
 )
 
 
 class _CameraRig(nn.Module):
     def forward(self, n: Tensor) -> dict[str, Tensor]:
-        return {"yaw_pitch": hammersley_yaw_pitch(int(n))}
+        return {"yaw_pitch": torch.from_numpy(hammersley_sphere(int(n)))}
 
 
 class _Cameras(nn.Module):

@@ -137,7 +137,7 @@ def test_the_true_velocity_leads_back_to_the_sample() -> None:
     clean, noise = torch.randn(2, 4), torch.randn(2, 4)
     velocity = (1 - sampling.SIGMA_MIN) * noise - clean
     start = noise  # x at t = 1, up to sigma
-    x, positions = sampling.sample_euler(lambda x, t, i: (velocity, None), start, schedule(7, 3.0))
+    x, positions = sampling.integrate(lambda x, t, i: (velocity, None), start, schedule(7, 3.0))
     torch.testing.assert_close(x, clean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(sampling.predict_clean(start, velocity, 1.0), clean, atol=1e-4, rtol=1e-4)
     assert positions is None
@@ -152,7 +152,7 @@ def _turning(x: Tensor, t: float, index: int) -> tuple[Tensor, None]:
 def test_twice_the_steps_cut_the_error_by_the_order_of_the_solver(solver: sampling.Solver, gain: float) -> None:
     start = torch.ones(1, dtype=torch.float64)
     errors = [
-        abs(sampling.SOLVERS[solver](_turning, start, schedule(steps, 3.0))[0].item() - math.exp(-1.5))
+        abs(sampling.integrate(_turning, start, schedule(steps, 3.0), solver=solver)[0].item() - math.exp(-1.5))
         for steps in (64, 128)
     ]
     assert errors[0] / errors[1] == pytest.approx(gain, rel=0.1)

@@ -62,62 +62,49 @@ def cpu_noise(shape: Sequence[int], generator: torch.Generator, device: torch.de
     return torch.randn(*shape, generator=generator).to(device)
 
 
-def sample_euler(
-    velocity: Velocity,
-    x: Tensor,
-    times: Sequence[float],
-    *,
-    on_step: OnStep | None = None,
-    cancelled: IsCancelled | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Step x <- x - (t_i - t_{i+1}) v along ``times``: the sample and the positions of the last step.
-
-    ``cancelled`` is asked before each step; Cancelled when it says yes.
-    """
-    positions = None
-    for index, (t, t_next) in enumerate(pairwise(times)):
-        _go_on(cancelled, index, times)
-        v, positions = velocity(x, t, index)
-        x_next = x - (t - t_next) * v
-        if on_step is not None:
-            on_step(Step(index, len(times) - 1, t, t_next, x, x_next, v, positions))
-        x = x_next
-    return x, positions
+def _latest(v: Tensor, last: Tensor | None, h: float, h_last: float) -> Tensor:
+    """Euler's method: the velocity stays as it is for the whole step."""
+    return v
 
 
-def sample_ab2(
-    velocity: Velocity,
-    x: Tensor,
-    times: Sequence[float],
-    *,
-    on_step: OnStep | None = None,
-    cancelled: IsCancelled | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """The same by the second-order Adams-Bashforth method: the velocity goes on changing as it did last.
-
-    With steps of different lengths h: x <- x - h_i (v_i + h_i / (2 h_{i-1}) (v_i - v_{i-1})). The first is Euler's.
-    """
-    positions, last = None, None
-    for index, (t, t_next) in enumerate(pairwise(times)):
-        _go_on(cancelled, index, times)
-        v, positions = velocity(x, t, index)
-        h = t - t_next
-        midway = v if last is None else v + h / (2 * (times[index - 1] - t)) * (v - last)
-        x_next = x - h * midway
-        if on_step is not None:
-            on_step(Step(index, len(times) - 1, t, t_next, x, x_next, v, positions))
-        x, last = x_next, v
-    return x, positions
-
-
-def _go_on(cancelled: IsCancelled | None, index: int, times: Sequence[float]) -> None:
-    if cancelled is not None and cancelled():
-        raise Cancelled(f"sampling stopped before step {index + 1} of {len(times) - 1}")
+def _extrapolated(v: Tensor, last: Tensor | None, h: float, h_last: float) -> Tensor:
+    """Adams-Bashforth of second order: the velocity half a step on, if it goes on changing as it did last."""
+    return v if last is None else v + h / (2 * h_last) * (v - last)
 
 
 Solver = Literal["euler", "ab2"]
-SOLVERS: Mapping[Solver, Callable[..., tuple[Tensor, Tensor | None]]] = {"euler": sample_euler, "ab2": sample_ab2}
-"""By the names that settings use."""
+_SLOPES: Mapping[Solver, Callable[[Tensor, Tensor | None, float, float], Tensor]] = {
+    "euler": _latest,
+    "ab2": _extrapolated,
+}
+"""What a step goes along: (velocity, velocity of the step before, length of this step, of the one before)."""
+
+
+def integrate(
+    velocity: Velocity,
+    x: Tensor,
+    times: Sequence[float],
+    *,
+    solver: Solver = "euler",
+    on_step: OnStep | None = None,
+    cancelled: IsCancelled | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Step x along ``times`` from the first to the last: the sample and the positions of the last step.
+
+    ``cancelled`` is asked before each step; Cancelled when it says yes.
+    """
+    slope, count = _SLOPES[solver], len(times) - 1
+    positions, last, h_last = None, None, 0.0
+    for index, (t, t_next) in enumerate(pairwise(times)):
+        if cancelled is not None and cancelled():
+            raise Cancelled(f"sampling stopped before step {index + 1} of {count}")
+        v, positions = velocity(x, t, index)
+        h = t - t_next
+        x_next = x - h * slope(v, last, h, h_last)
+        if on_step is not None:
+            on_step(Step(index, count, t, t_next, x, x_next, v, positions))
+        x, last, h_last = x_next, v, h
+    return x, positions
 
 
 @torch.no_grad()
@@ -166,9 +153,8 @@ def sample_structure(
         positions = [p.positions for p in predictions[:placement_views] if p.positions is not None]
         return torch.stack(velocities).mean(0), torch.stack(positions).mean(0) if positions else None
 
-    return SOLVERS[solver](
-        velocity, temperature * noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled
-    )
+    times = schedule(steps, rescale_t)
+    return integrate(velocity, temperature * noise, times, solver=solver, on_step=on_step, cancelled=cancelled)
 
 
 Evaluation = Callable[[Tensor, float, bool, bool], Prediction]

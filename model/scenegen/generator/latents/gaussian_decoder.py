@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scenegen.generator.hammersley import hammersley_cube
 from scenegen.generator.latents.fields import Gaussians
 from scenegen.generator.latents.transformer import SparseTransformer
 from scenegen.generator.nn.sparse import Voxels
@@ -58,7 +59,7 @@ class SLatGaussianDecoder(SparseTransformer):
             )
         self.gaussians_per_voxel = int(self.config["num_gaussians"])
         self.out_layer = nn.Linear(model_channels, self.gaussians_per_voxel * 14)
-        spread = 2 * hammersley(self.gaussians_per_voxel) - 1
+        spread = torch.from_numpy(2 * hammersley_cube(self.gaussians_per_voxel) - 1)
         self.register_buffer("offset_perturbation", torch.atanh(spread / self.config["voxel_size"]).float())
 
     def forward(self, latents: Tensor, voxels: Voxels) -> Tensor:
@@ -105,20 +106,3 @@ class SLatGaussianDecoder(SparseTransformer):
             rotations=F.normalize(parameters.rotation + upright, dim=1),
             opacities=torch.sigmoid(parameters.opacity[:, 0] + math.log(opacity_bias / (1 - opacity_bias))),
         )
-
-
-def hammersley(count: int) -> Tensor:
-    """Well spread points of the unit cube, float64 [count, 3]: i/n, radical inverses of base 2 and 3."""
-    return torch.tensor(
-        [[i / count, radical_inverse(i, 2), radical_inverse(i, 3)] for i in range(count)], dtype=torch.float64
-    )
-
-
-def radical_inverse(number: int, base: int) -> float:
-    """The digits of a number mirrored at the point."""
-    value, digit = 0.0, 1.0 / base
-    while number:
-        value += digit * (number % base)
-        number //= base
-        digit /= base
-    return value

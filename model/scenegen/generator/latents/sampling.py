@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.nn.sparse import Voxels
-from scenegen.generator.sampling import SOLVERS, IsCancelled, OnStep, Solver, guide, schedule
+from scenegen.generator.sampling import IsCancelled, OnStep, Solver, guide, integrate, schedule
 
 
 @torch.no_grad()
@@ -53,9 +53,8 @@ def sample_latents(
         conditional, negative = evaluate(x, t, seen, guided)
         return (conditional if negative is None else guide(conditional, negative, guidance)), None
 
-    return SOLVERS[solver](
-        velocity, temperature * noise, schedule(steps, rescale_t), on_step=on_step, cancelled=cancelled
-    )[0]
+    times = schedule(steps, rescale_t)
+    return integrate(velocity, temperature * noise, times, solver=solver, on_step=on_step, cancelled=cancelled)[0]
 
 
 Evaluation = Callable[[Tensor, float, list[int], bool], tuple[Tensor, Tensor | None]]

@@ -16,6 +16,7 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 
+from scenegen.generator.hammersley import hammersley_sphere
 from scenegen.generator.meshing.edges import Floats, Ints, face_components, unique_edges
 
 Floats32 = NDArray[np.float32]
@@ -29,12 +30,7 @@ _TOWARDS_CORNER: Floats32 = np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4]], np.float
 
 def eyes(count: int) -> Floats:
     """Where `count` views all around look from, [count, 3]: the spherical Hammersley set of section 10."""
-    index = np.arange(count)
-    fraction, rest, digit = np.zeros(count), index.copy(), 0.5
-    while rest.any():
-        fraction += digit * (rest & 1)
-        rest, digit = rest >> 1, digit / 2
-    pitch, yaw = np.arccos(1 - 2 * index / count) - np.pi / 2, 2 * np.pi * fraction
+    yaw, pitch = hammersley_sphere(count).T
     return _DISTANCE * np.stack([np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), np.sin(pitch)], axis=1)
 
 

@@ -11,18 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-from scenegen.generator.texture.gaussians import radical_inverse
+from scenegen.generator.hammersley import hammersley_sphere
 
 DISTANCE = 2.0
 """Of every camera from the middle of the asset's unit box."""
 FIELD_OF_VIEW = math.radians(40.0)
-
-
-def hammersley_yaw_pitch(count: int) -> Tensor:
-    """Yaw and pitch float64 [count, 2] in radians, evenly spread over the sphere; the first is the south pole."""
-    number = torch.arange(count)
-    pitch = torch.arccos(1 - 2 * number.double() / count) - math.pi / 2
-    return torch.stack([2 * math.pi * radical_inverse(number, 2), pitch], dim=1)
 
 
 def hammersley_cameras(count: int) -> Tensor:
@@ -31,7 +24,7 @@ def hammersley_cameras(count: int) -> Tensor:
     At the pole, where up has no direction, the first camera's roll is that of the published code: it is left to
     rounding in float32.
     """
-    yaw, pitch = hammersley_yaw_pitch(count).float().unbind(1)
+    yaw, pitch = torch.from_numpy(hammersley_sphere(count)).float().unbind(1)
     eye = DISTANCE * torch.stack([yaw.sin() * pitch.cos(), yaw.cos() * pitch.cos(), pitch.sin()], dim=1)
     forward = torch.nn.functional.normalize(-eye, dim=1)
     down = torch.tensor([0.0, 0.0, -1.0]).expand_as(forward)

@@ -12,8 +12,8 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from scenegen.generator.latents.fields import Gaussians
+from scenegen.generator.nn.rotation import rotation_matrices
 from scenegen.generator.texture.cameras import FIELD_OF_VIEW, normalised_intrinsics
-from scenegen.generator.texture.gaussians import covariances
 from scenegen.generator.texture.ranges import ranges
 from scenegen.scene import InvalidInput
 
@@ -106,7 +106,8 @@ def _projected(
     jacobian[:, 0, 2] = -focal * (x / z).clamp(-limit, limit) / z
     jacobian[:, 1, 2] = -focal * (y / z).clamp(-limit, limit) / z
     across = jacobian @ rotation
-    spread = across @ covariances(gaussians)[order] @ across.transpose(1, 2)
+    axes = (rotation_matrices(gaussians.rotations) * gaussians.scales[:, None, :])[order]
+    spread = across @ (axes @ axes.transpose(1, 2)) @ across.transpose(1, 2)
     xx, xy, yy = spread[:, 0, 0], spread[:, 0, 1], spread[:, 1, 1]
     sharp = (xx * yy - xy * xy).clamp_min(1e-6)
     xx, yy = xx + _SOFTENING, yy + _SOFTENING

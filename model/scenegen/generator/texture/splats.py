@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scenegen.generator.latents.fields import Gaussians
-from scenegen.generator.texture.gaussians import rotation_matrices
+from scenegen.generator.nn.rotation import rotation_matrices
 from scenegen.generator.texture.neighbours import Neighbours
 
 Floats32 = NDArray[np.float32]
