@@ -41,7 +41,7 @@ class Pipeline:
         self._store = SceneStore(parameters.output_dir, parameters.keep_scenes, self._notice)
         self._transforms = TransformBuffer()
         self._collector = ViewCollector(
-            parameters, decode_set, self._lookup, self._notice, lambda: self._transforms.clear()
+            parameters, decode_set, self._lookup, self._notice, lambda stamp_ns: self._transforms.jumped_back(stamp_ns)
         )
         self._publisher = ScenePublisher(node, self._notice)
         self._generations = Generations(

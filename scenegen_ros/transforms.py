@@ -111,10 +111,17 @@ class TransformBuffer:
             oldest = frame.samples[-1].stamp_ns - self._cache_ns
             del frame.samples[: bisect_left(frame.samples, oldest, key=lambda s: s.stamp_ns)]
 
-    def clear(self) -> None:
-        """Forgets everything but the static transforms."""
+    def jumped_back(self, stamp_ns: int) -> None:
+        """Time was found to run backwards, to stamp_ns: forgets the frames that are still of the time before.
+
+        Static ones stay, and so do those that jumped first: TF often speaks before the image that shows the jump.
+        """
         with self._lock:
-            self._frames = {name: frame for name, frame in self._frames.items() if frame.static}
+            self._frames = {
+                name: frame
+                for name, frame in self._frames.items()
+                if frame.static or frame.samples[-1].stamp_ns <= stamp_ns + JUMP_BACK_NS
+            }
 
     @property
     def frames(self) -> tuple[str, ...]:

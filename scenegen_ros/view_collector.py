@@ -48,7 +48,8 @@ class ViewCollector:
 
     decode: makes the View of a set, without T_world_camera; raises InvalidInput.
     lookup: T_fixed_camera for (camera frame, stamp in ns), or None without a fixed frame; raises TransformError.
-    on_notice: told, in words, of what a person should read in the log. on_time_jump: called when stamps ran backwards.
+    on_notice: told, in words, of what a person should read in the log.
+    on_time_jump: told the stamp, in ns, to which time ran back.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ViewCollector:
         decode: Callable[[MessageSet], View],
         lookup: Callable[[str, int], Floats | None],
         on_notice: Callable[[str], None],
-        on_time_jump: Callable[[], None],
+        on_time_jump: Callable[[int], None],
     ) -> None:
         self.parameters = parameters
         self._decode = decode
@@ -86,7 +87,7 @@ class ViewCollector:
             except TimeJumpedBack as jump:
                 self._lost["time ran backwards"] += 1
                 dropped = self.clear()
-                self._on_time_jump()
+                self._on_time_jump(message.stamp_ns)
                 self._pairer.add(topic, message)
                 self._problem(f"{jump}: dropped {dropped} views and everything pending, starting over")
             self.poll(now_s)

@@ -33,6 +33,7 @@ from visualization_msgs.msg import MarkerArray
 from scenegen_ros import diagnostics, node
 from scenegen_ros.action import GenerateScene
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
+from scenegen_ros.diagnostics import Level, Status
 from scenegen_ros.msg import Scene
 from scenegen_ros.node import SceneGenNode, spin
 from scenegen_ros.scene_messages import time_message
@@ -86,13 +87,13 @@ def boxes(ids: tuple[int, ...] = (1, 2)) -> np.ndarray:
 
 
 class Camera(Node):
-    """Publishes self.shot at 10 Hz, on stamps of its own that go on by 100 ms."""
+    """Publishes self.shot at 10 Hz, on stamps of its own that go on by 100 ms, while it is not paused."""
 
-    def __init__(self, context: Context, masks_qos: QoSProfile, depth: bool) -> None:
+    def __init__(self, context: Context, masks_qos: QoSProfile, depth: bool, paused: bool) -> None:
         super().__init__("camera", context=context)
         self.shot = Shot()
         self.stamp_ns = 1_000_000_000_000
-        self.paused = False
+        self.paused = paused
         self.outputs = {
             "image": self.create_publisher(Image, "image", BEST_EFFORT),
             "compressed": self.create_publisher(CompressedImage, "image/compressed", BEST_EFFORT),
@@ -118,7 +119,7 @@ class Camera(Node):
             T[0, 3] = shot.x_m
             transform.transform = transform_message(T)
             self.tf.publish(TFMessage(transforms=[transform]))
-        for name, publisher in self.outputs.items():
+        for name, publisher in tuple(self.outputs.items()):  # tests take publishers away
             message = getattr(shot, name)
             if message is None or name not in shot.topics:
                 continue
@@ -137,9 +138,10 @@ class Ears(Node):
         self.markers: list[MarkerArray] = []
         self.detections: list[Detection3DArray] = []
         self.frames: dict[str, TransformStamped] = {}
-        self.diagnostics: dict[str, str] = {}
-        self.levels: dict[str, int] = {}
-        self.values: dict[str, dict[str, str]] = {}
+        self.object_frames: list[set[str]] = []
+        """The frames of objects in each message on /tf that has any."""
+        self.told: list[dict[str, Status]] = []
+        """Every message on /diagnostics: its statuses by name, their values as strings."""
         self.feedback: list[GenerateScene.Feedback] = []
         self.create_subscription(Scene, "scenegen/scene", self.scenes.append, LATCHED)
         self.create_subscription(MarkerArray, "scenegen/markers", self.markers.append, LATCHED)
@@ -153,19 +155,39 @@ class Ears(Node):
     def _hear_tf(self, message: TFMessage) -> None:
         for transform in message.transforms:
             self.frames[transform.child_frame_id] = transform
+        objects = {t.child_frame_id for t in message.transforms if t.child_frame_id.startswith("scenegen/")}
+        if objects:
+            self.object_frames.append(objects)
 
     def _hear_diagnostics(self, message: DiagnosticArray) -> None:
-        named = {s.name.removeprefix("scenegen: "): s for s in message.status}
-        self.values = {name: {v.key: v.value for v in s.values} for name, s in named.items()}
-        self.levels = {name: s.level[0] for name, s in named.items()}
-        self.diagnostics = {name: s.message for name, s in named.items()}
+        statuses = [
+            Status(s.name.removeprefix("scenegen: "), Level(s.level[0]), s.message, {v.key: v.value for v in s.values})
+            for s in message.status
+        ]
+        self.told.append({status.name: status for status in statuses})
 
-    def says(self, *words: str) -> None:
-        """Waits until the first status of /diagnostics holds all the words."""
-        wait_for(
-            lambda: all(word in self.diagnostics.get("node", "") for word in words),
-            lambda: f"/diagnostics to say {words}; it says {self.diagnostics}",
-        )
+    def says(self, *words: str, stage: str = "node") -> Status:
+        """Waits until a status of the newest /diagnostics, the first unless told, holds all the words; returns it."""
+
+        def heard() -> Status | None:
+            status = self.told[-1].get(stage) if self.told else None
+            return status if status is not None and all(word in status.message for word in words) else None
+
+        return wait_for(heard, lambda: f"the stage {stage} to say {words}; it says {self.told[-1:]}")
+
+    def value(self, stage: str, key: str) -> str:
+        """What a stage says under a key now; empty when it says nothing."""
+        status = self.told[-1].get(stage) if self.told else None
+        return str(status.values.get(key, "")) if status is not None else ""
+
+    def has_been_told(self, stage: str, key: str, *words: str) -> None:
+        """Waits until a stage has said all the words under a key, be it long ago."""
+
+        def heard() -> bool:
+            texts = [str(told[stage].values.get(key, "")) for told in tuple(self.told) if stage in told]
+            return any(all(word in text for word in words) for text in texts)
+
+        wait_for(heard, lambda: f"{stage} to say {words} under '{key}'; it says {self.value(stage, key)!r}")
 
     def call(self, client: Any, request: Any) -> Any:
         """A service's answer."""
@@ -204,6 +226,20 @@ class Rig:
     camera: Camera
     ears: Ears
 
+    def pause(self) -> None:
+        """Stops the camera, and waits until the node has taken all that it published."""
+        self.camera.paused = True
+        heard = len(self.ears.told)
+
+        def counts(told: dict[str, Status]) -> list[object]:
+            return [told[name].values["messages"] for name in ("image", "masks", "camera_info", "depth")]
+
+        def still() -> bool:
+            told = self.ears.told[heard + 1 :]  # the first may have been on its way
+            return len(told) > 1 and counts(told[-1]) == counts(told[-2])
+
+        wait_for(still, "the node to have taken everything")
+
 
 @contextmanager
 def rig(
@@ -214,14 +250,15 @@ def rig(
     active: bool = True,
     masks_qos: QoSProfile = BEST_EFFORT,
     with_depth: bool = True,
+    paused: bool = False,
     **parameters: Any,
 ) -> Iterator[Rig]:
-    """An active node that listens to a camera; parameters override the node's."""
+    """An active node that listens to a camera, which may begin paused; parameters override the node's."""
     values = {"server": server, "output_dir": str(output_dir), "view_timeout_s": 10.0} | parameters
     made = SceneGenNode(
         context=context, parameter_overrides=[Parameter(name.replace("__", "."), value=v) for name, v in values.items()]
     )
-    camera, ears = Camera(context, masks_qos, with_depth), Ears(context)
+    camera, ears = Camera(context, masks_qos, with_depth, paused), Ears(context)
     spinners = []
     for nodes in ((made,), (camera, ears)):
         executor = SingleThreadedExecutor(context=context)

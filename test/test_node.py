@@ -103,8 +103,8 @@ def test_a_goal_gives_a_scene_on_every_topic(ros_context: rclpy.Context, tmp_pat
         assert frame.header.frame_id == "map"
         assert frame.transform.translation.x == pytest.approx(scene.objects[1].pose.pose.position.x)
 
-        stages = [f.stage for f in r.ears.feedback]
-        assert "placing" in stages and "saving" in stages
+        wait_for(lambda: "saving" in [f.stage for f in r.ears.feedback], "the last feedback")  # later than the result
+        assert "placing" in [f.stage for f in r.ears.feedback]
         progress = [f.progress for f in r.ears.feedback]
         assert progress == sorted(progress) and 0 <= progress[0] and progress[-1] <= 1
         assert list(r.ears.feedback[-1].ready) == [1, 2]
@@ -141,6 +141,7 @@ def test_the_coarse_scene_is_announced_while_textures_are_made(
             assert marker.mesh_resource == placed.mesh_uri and marker.mesh_use_embedded_materials
             assert (marker.color.r, marker.color.g, marker.color.b, marker.color.a) == (0, 0, 0, 0), "no tint"
         assert [s.name for s in (tmp_path / "scenes").iterdir()] == [final.id]
+        wait_for(lambda: r.ears.feedback[-1].progress > 0.95, "the last feedback")
         assert list(r.ears.feedback[-1].ready) == [1, 2]
         progress = [f.progress for f in r.ears.feedback]
         assert progress == sorted(progress)
@@ -193,9 +194,10 @@ def test_stale_objects_go_when_the_next_scene_lacks_them(
         wait_for(lambda: len(r.ears.markers) == 2, "the second markers")
         assert [(m.action, m.id) for m in r.ears.markers[1].markers] == [(Marker.DELETEALL, 0), (Marker.ADD, 1)]
         assert first.scene.objects[0].mesh_uri != second.scene.objects[0].mesh_uri
-        r.ears.frames.clear()
-        wait_for(lambda: "scenegen/1" in r.ears.frames, "TF of object 1")
-        assert "scenegen/2" not in r.ears.frames
+        wait_for(lambda: {"scenegen/1"} in r.ears.object_frames, "TF of object 1 alone")
+        alone = r.ears.object_frames.index({"scenegen/1"})
+        wait_for(lambda: len(r.ears.object_frames) > alone + 2, "TF again")
+        assert all("scenegen/2" not in frames for frames in r.ears.object_frames[alone:])
 
 
 def test_a_restarted_node_announces_the_newest_scene_it_can_read(
@@ -337,8 +339,7 @@ def test_cancel_while_waiting_for_views_queued_generating_and_placing(
     ros_context: rclpy.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub = StubGenerator(steps=3)
-    with running(stub, tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
-        r.camera.paused = True
+    with running(stub, tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes", paused=True) as r:
         handle = r.ears.send()
         wait_for(lambda: any("waiting for views" in f.stage for f in r.ears.feedback), "feedback")
         assert "waiting for views" in cancel(r, handle).message
@@ -405,10 +406,10 @@ def test_auto_generate_starts_again_only_on_new_views(ros_context: rclpy.Context
 
 def test_capture_and_clear(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
     with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
-        wait_for(lambda: int(r.ears.values.get("pairing", {}).get("sets", 0)) > 1, "a set after the one that was kept")
+        wait_for(lambda: int(r.ears.value("pairing", "sets") or 0) > 1, "a set after the one that was kept")
         answer = r.ears.call(r.ears.capture, Capture.Request())
         assert (answer.success, answer.views) == (True, 2), answer.message
-        r.camera.paused = True
+        r.pause()
         answer = r.ears.call(r.ears.clear, Clear.Request())
         assert (answer.success, answer.views) == (True, 2)
         answer = r.ears.call(r.ears.capture, Capture.Request())
@@ -452,11 +453,11 @@ def test_other_kinds_of_input(ros_context: rclpy.Context, tmp_path: Path, quick:
 def test_without_scale_nothing_is_called_metric(ros_context: rclpy.Context, tmp_path: Path, lacking: str) -> None:
     with (
         running(StubGenerator(), tmp_path / "s") as server,
-        rig(ros_context, server, tmp_path / "scenes", with_depth=lacking != "depth") as r,
+        rig(ros_context, server, tmp_path / "scenes", with_depth=lacking != "depth", paused=True) as r,
     ):
         if lacking == "calibration":
             r.camera.shot.camera_info = camera_info_message(None, SIZE)
-        r.ears.call(r.ears.clear, Clear.Request())
+        r.camera.paused = False
         result = r.ears.generate()
         assert result.success, result.message
         assert result.scene.header.frame_id == "camera_optical_frame"
@@ -488,7 +489,7 @@ def test_parameters_are_live_fixed_or_refused(ros_context: rclpy.Context, tmp_pa
         (live,) = r.node.set_parameters([Parameter("min_translation_m", value=0.2)])
         assert live.successful
         r.camera.shot.x_m = 1.0
-        wait_for(lambda: "2 kept" in r.ears.diagnostics["views"], "a second view")
+        r.ears.says("2 kept", stage="views")
         (fixed,) = r.node.set_parameters([Parameter("server", value="unix:/tmp/x")])
         (wrong,) = r.node.set_parameters([Parameter("max_views", value=1000)])
         assert not fixed.successful and not wrong.successful and "range" in wrong.reason

@@ -22,6 +22,7 @@ from scenegen import files
 from scenegen.server import Limits
 from scenegen_ros import generation
 from scenegen_ros.conversions import camera_info_message, image_message
+from scenegen_ros.diagnostics import Level
 from scenegen_ros.srv import Clear
 
 TESTS = Path(__file__).parent
@@ -109,9 +110,11 @@ def test_a_frame_tf_has_never_named(ros_context: rclpy.Context, tmp_path: Path) 
 def test_stamps_that_run_backwards(ros_context: rclpy.Context, tmp_path: Path) -> None:
     with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
         r.ears.says("ready: waiting for a goal")
+        r.pause()
         r.camera.stamp_ns = 5_000_000_000
-        wait_for(lambda: "time ran backwards" in r.ears.values["pairing"], "the jump to be told")
-        assert "jumped back by" in r.ears.values["views"]["last problem"]
+        r.camera.paused = False
+        r.ears.has_been_told("views", "last problem", "jumped back by", "starting over")
+        wait_for(lambda: r.ears.value("pairing", "time ran backwards"), "the jump to be counted")
         result = r.ears.generate()
         assert result.success and result.scene.header.stamp.sec < 1000
 
@@ -125,7 +128,7 @@ def test_a_publisher_whose_qos_cannot_match(ros_context: rclpy.Context, tmp_path
         r.ears.says(
             "waiting for masks", "/masks offers a reliability", "set qos_overrides./masks.subscription.reliability"
         )
-        assert r.ears.levels["masks"] == 2
+        assert r.ears.says("/masks offers a reliability", stage="masks").level == Level.ERROR
         r.camera.destroy_publisher(r.camera.outputs["masks"])
         r.camera.outputs["masks"] = r.camera.create_publisher(Image, "masks", QoSProfile(depth=5))
         assert r.ears.generate().success
@@ -218,7 +221,7 @@ def test_a_request_over_the_servers_limits(ros_context: rclpy.Context, tmp_path:
     ):
         r.ears.says("ready: waiting for a goal")
         r.camera.shot.x_m = 1.0
-        wait_for(lambda: "2 kept" in r.ears.diagnostics["views"], "a second view")
+        r.ears.says("2 kept", stage="views")
         result = r.ears.generate()
         assert not result.success and "views" in result.message
         r.ears.says("generation: the last one failed", "views")

@@ -70,6 +70,20 @@ def test_stamps_that_run_backwards_drop_what_was_held() -> None:
         buffer.lookup("map", "camera", 100 * S)
 
 
+def test_after_a_jump_back_only_what_is_of_the_new_time_stays() -> None:
+    buffer = TransformBuffer()
+    buffer.add("map", "odom", 100 * S, (1.0, 0.0, 0.0), STILL)
+    buffer.add("odom", "camera", 5 * S, (2.0, 0.0, 0.0), STILL)  # it jumped before the image that shows the jump
+    buffer.add("map", "dock", 0, (3.0, 0.0, 0.0), STILL, static=True)
+    buffer.jumped_back(5 * S)
+    assert buffer.frames == ("camera", "dock", "map", "odom")
+    with pytest.raises(NotConnected):
+        buffer.lookup("map", "camera", 5 * S)
+    buffer.add("map", "odom", 5 * S, (1.0, 0.0, 0.0), STILL)
+    assert buffer.lookup("map", "camera", 5 * S)[0, 3] == 3.0
+    assert buffer.lookup("map", "dock", 5 * S)[0, 3] == 3.0
+
+
 def test_a_broken_transform_is_refused_and_a_loop_ends() -> None:
     buffer = TransformBuffer()
     with pytest.raises(InvalidInput, match="'map' -> 'camera'"):
