@@ -30,7 +30,7 @@ $(VENV)/packages.stamp: $(wildcard requirements/*.txt) requirements/package.json
 	@$(BIN)/python pip_ros/build.py --check
 	@echo "Installing packages into $(VENV) (minutes the first time)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements/constraints.txt \
-		$(foreach name,run export ros build dev,-r requirements/$(name).txt)
+		$(foreach name,run export view bags ros build dev,-r requirements/$(name).txt)
 	@! command -v npm >/dev/null || { mkdir -p $(VENV)/npm && cp requirements/package.json $(VENV)/npm && \
 		npm install --silent --no-audit --no-fund --prefix $(VENV)/npm; } || echo "npm failed: tests that need it are skipped"
 	@touch $@

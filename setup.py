@@ -80,7 +80,7 @@ setup(
     packages=["scenegen_ros"],
     scripts=["scripts/scenegen", "scripts/scenegen_node", "scripts/simulated_camera"],
     install_requires=pinned("run", "ros"),
-    extras_require={"export": pinned("export")},
+    extras_require={name: pinned(name) for name in ("export", "view", "bags")},
     setup_requires=[wanted for wanted in pinned("build") if not wanted.startswith("setuptools")],  # runs already
     cmdclass={"build_py": BuildWithCmake, "editable_wheel": NoEditable},
     distclass=Compiled,

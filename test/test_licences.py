@@ -30,7 +30,7 @@ def canonical(name: str) -> str:
 
 def needed() -> dict[str, Distribution]:
     """Everything installed that the files of requirements/ lead to. colcon's environment is not this one."""
-    lines = [line for name in ("run", "export", "ros", "build", "dev") for line in _lines(name)]
+    lines = [line for name in ("run", "export", "view", "bags", "ros", "build", "dev") for line in _lines(name)]
     todo, seen, found = [Requirement(line) for line in lines], set(), {}
     while todo:
         wanted = todo.pop()
