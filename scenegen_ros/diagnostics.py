@@ -80,6 +80,7 @@ class TopicMonitor:
             "messages": self.count,
             "rate [Hz]": round(rate, 2),
             "age of the newest [s]": "none yet" if age is None else round(age, 2),
+            "stamp of the newest [s]": "none yet" if age is None else f"{self._stamps_ns[-1] / 1e9:.3f}",
             "QoS": self.qos_problem or "matches",
         }
         level, message = Level.OK, f"{rate:.1f} Hz"

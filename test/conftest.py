@@ -48,6 +48,16 @@ def ros_context(ros_domain: int) -> Iterator[rclpy.Context]:
     context.try_shutdown()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Placing takes no time: ros_helpers.fast_place, for tests of everything else."""
+    from ros_helpers import fast_place
+
+    from scenegen_ros import generation
+
+    monkeypatch.setattr(generation, "place_scene", fast_place)
+
+
 def spin_until(executor: Executor, done: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
     """Spins until done() is true. Fails the test, naming what it waited for, after timeout_s seconds."""
     deadline = time.monotonic() + timeout_s

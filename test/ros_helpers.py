@@ -30,11 +30,12 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from scenegen.scene import Asset, PlacedObject, Scene, View
 from scenegen_ros import diagnostics, node
 from scenegen_ros.action import GenerateScene
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
 from scenegen_ros.diagnostics import Level, Status
-from scenegen_ros.msg import Scene
+from scenegen_ros.msg import Scene as SceneMessage
 from scenegen_ros.node import SceneGenNode, spin
 from scenegen_ros.scene_messages import time_message
 from scenegen_ros.srv import Capture, Clear
@@ -58,6 +59,18 @@ def wait_for(done: Callable[[], Any], what: str | Callable[[], str], timeout_s: 
             pytest.fail(f"waited {timeout_s:g} s in vain for {what() if callable(what) else what}")
         tick.wait(0.01)
     return result
+
+
+def fast_place(scene: Scene, views: list[View], **how: Any) -> tuple[PlacedObject, ...]:
+    """In place of place_scene where placing is not what is tested: object i stands at x = i m."""
+
+    def placed(asset: Asset) -> PlacedObject:
+        T = np.eye(4)
+        T[0, 3] = asset.id
+        size_m = asset.mesh.extents * 0.5
+        return PlacedObject(asset.id, asset.label, asset, T, 0.5, size_m, np.eye(6), 0.9, 0.01, True)
+
+    return tuple(placed(asset) for asset in scene.assets)
 
 
 @dataclass
@@ -94,6 +107,7 @@ class Camera(Node):
         self.shot = Shot()
         self.stamp_ns = 1_000_000_000_000
         self.paused = paused
+        self.ticking = threading.Lock()
         self.outputs = {
             "image": self.create_publisher(Image, "image", BEST_EFFORT),
             "compressed": self.create_publisher(CompressedImage, "image/compressed", BEST_EFFORT),
@@ -107,8 +121,11 @@ class Camera(Node):
 
     def tick(self) -> None:
         """One frame."""
-        if self.paused:
-            return
+        with self.ticking:
+            if not self.paused:
+                self._publish()
+
+    def _publish(self) -> None:
         shot = self.shot
         self.stamp_ns += 100_000_000
         if "tf" in shot.topics:
@@ -134,7 +151,7 @@ class Ears(Node):
 
     def __init__(self, context: Context) -> None:
         super().__init__("ears", context=context)
-        self.scenes: list[Scene] = []
+        self.scenes: list[SceneMessage] = []
         self.markers: list[MarkerArray] = []
         self.detections: list[Detection3DArray] = []
         self.frames: dict[str, TransformStamped] = {}
@@ -143,7 +160,7 @@ class Ears(Node):
         self.told: list[dict[str, Status]] = []
         """Every message on /diagnostics: its statuses by name, their values as strings."""
         self.feedback: list[GenerateScene.Feedback] = []
-        self.create_subscription(Scene, "scenegen/scene", self.scenes.append, LATCHED)
+        self.create_subscription(SceneMessage, "scenegen/scene", self.scenes.append, LATCHED)
         self.create_subscription(MarkerArray, "scenegen/markers", self.markers.append, LATCHED)
         self.create_subscription(Detection3DArray, "scenegen/detections", self.detections.append, LATCHED)
         self.create_subscription(TFMessage, "/tf", self._hear_tf, 100)
@@ -228,17 +245,14 @@ class Rig:
 
     def pause(self) -> None:
         """Stops the camera, and waits until the node has taken all that it published."""
-        self.camera.paused = True
-        heard = len(self.ears.told)
-
-        def counts(told: dict[str, Status]) -> list[object]:
-            return [told[name].values["messages"] for name in ("image", "masks", "camera_info", "depth")]
-
-        def still() -> bool:
-            told = self.ears.told[heard + 1 :]  # the first may have been on its way
-            return len(told) > 1 and counts(told[-1]) == counts(told[-2])
-
-        wait_for(still, "the node to have taken everything")
+        with self.camera.ticking:
+            self.camera.paused = True
+        newest = f"{self.camera.stamp_ns / 1e9:.3f}"
+        for topic in ("image", "masks", "camera_info", "depth"):
+            wait_for(
+                lambda topic=topic: self.ears.value(topic, "stamp of the newest [s]") == newest,
+                f"the node to have taken the {topic} of {newest} s",
+            )
 
 
 @contextmanager

@@ -1,13 +1,10 @@
-"""The node over real topics: what goes in, what comes out, what cancels it and what it leaves behind."""
+"""The node over real topics: what goes in, what comes out, and what cancels it."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -18,40 +15,18 @@ import pytest
 import rclpy
 import trimesh
 from action_msgs.msg import GoalStatus
-from conftest import ROOT
-from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_helpers import SIZE, Rig, boxes, rig, wait_for
+from ros_helpers import SIZE, Rig, boxes, fast_place, rig, wait_for
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage
 from serving import StubGenerator, running, view
 from visualization_msgs.msg import Marker
 
 from scenegen.client import SceneClient
-from scenegen.scene import Asset, Cancelled, PlacedObject, Scene, View
+from scenegen.scene import PlacedObject, Scene, View
 from scenegen_ros import generation
 from scenegen_ros.conversions import camera_info_message, image_message
-from scenegen_ros.demo_operator import Operator, Stages
 from scenegen_ros.srv import Capture, Clear
-
-SUCCESS = TransitionCallbackReturn.SUCCESS
-
-
-def fast_place(scene: Scene, views: list[View], **how: Any) -> tuple[PlacedObject, ...]:
-    """In place of place_scene where placing is not what is tested: object i stands at x = i m."""
-
-    def placed(asset: Asset) -> PlacedObject:
-        T = np.eye(4)
-        T[0, 3] = asset.id
-        size_m = asset.mesh.extents * 0.5
-        return PlacedObject(asset.id, asset.label, asset, T, 0.5, size_m, np.eye(6), 0.9, 0.01, True)
-
-    return tuple(placed(asset) for asset in scene.assets)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "place_scene", fast_place)
 
 
 def local(uri: str) -> Path:
@@ -213,69 +188,6 @@ def test_a_restarted_node_announces_the_newest_scene_it_can_read(
             assert wait_for(lambda: r.ears.markers, "~/markers")[0].markers[1].mesh_resource == good.objects[0].mesh_uri
 
 
-def entities(node: Any) -> list[int]:
-    return [
-        len(list(kind)) for kind in (node.subscriptions, node.publishers, node.timers, node.services, node.waitables)
-    ]
-
-
-def test_transitions_leave_nothing_behind(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
-    with (
-        running(StubGenerator(), tmp_path / "s") as server,
-        rig(ros_context, server, tmp_path / "scenes", active=False) as r,
-    ):
-        unconfigured = entities(r.node)
-        r.ears.says("unconfigured", "configure")
-        for _ in range(2):
-            assert r.node.trigger_configure() == SUCCESS
-            inactive = entities(r.node)
-            assert not r.ears.send().accepted
-            answer = r.ears.call(r.ears.capture, Capture.Request())
-            assert not answer.success and "activate" in answer.message
-            assert r.node.trigger_activate() == SUCCESS
-            assert r.ears.generate().success
-            assert r.node.trigger_deactivate() == SUCCESS
-            assert entities(r.node) == inactive
-            assert r.node.trigger_activate() == SUCCESS
-            assert r.ears.generate().success
-            assert r.node.trigger_deactivate() == SUCCESS
-            assert r.node.trigger_cleanup() == SUCCESS
-            assert entities(r.node) == unconfigured
-            assert not {t.name for t in threading.enumerate() if t.name.startswith("scenegen")}
-
-
-def test_deactivating_ends_a_running_goal_with_the_reason(ros_context: rclpy.Context, tmp_path: Path) -> None:
-    stub = StubGenerator(steps=5)
-    with running(stub, tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
-        handle = r.ears.send()
-        assert stub.started.acquire(timeout=60)
-        assert r.node.trigger_deactivate() == SUCCESS
-        answer = r.ears.result(handle)
-        assert answer.status == GoalStatus.STATUS_ABORTED and "cancelled" in answer.result.message
-        stub.step.release(10)
-
-
-def test_deactivating_while_placing_cancels_it(
-    ros_context: rclpy.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    placing = threading.Event()
-
-    def endless_place(
-        scene: Scene, views: list[View], *, cancelled: Callable[[], bool], **how: Any
-    ) -> tuple[PlacedObject, ...]:
-        placing.set()
-        wait_for(cancelled, "the end of placing")
-        raise Cancelled
-
-    monkeypatch.setattr(generation, "place_scene", endless_place)
-    with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
-        handle = r.ears.send()
-        assert placing.wait(60)
-        assert r.node.trigger_deactivate() == SUCCESS
-        answer = r.ears.result(handle)
-        assert answer.status == GoalStatus.STATUS_ABORTED and "cancelled while placing" in answer.result.message
-
-
 @pytest.mark.parametrize(
     ("frame", "with_depth", "up"),
     [("map", True, [0.0, 0.0, 1.0]), ("camera_optical_frame", True, None), ("map", False, None)],
@@ -301,29 +213,6 @@ def test_up_is_z_of_a_level_frame_that_poses_come_out_in(
     ):
         assert r.ears.generate().success
     assert heard == [up]
-
-
-def test_ended_in_the_middle_of_a_goal_it_leaves_without_a_traceback(ros_domain: int, tmp_path: Path) -> None:
-    class Ended(Exception):
-        pass
-
-    parameters = ("-p", f"server:=unix:{tmp_path}/nobody.sock", "-p", f"output_dir:={tmp_path}")
-    command = [sys.executable, "-m", "scenegen_ros.node", "--ros-args", *parameters]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-    def check() -> None:
-        if process.poll() is not None:
-            raise Ended
-
-    try:
-        with Operator(check) as operator:
-            operator.bring_up()
-            with pytest.raises(Ended):
-                operator.generate((), 1, 42, Stages(lambda stage, progress: process.terminate()))
-    finally:
-        process.kill()
-    _, said = process.communicate()
-    assert process.returncode == 0 and "Traceback" not in said, said
 
 
 def cancel(r: Rig, handle: Any) -> Any:
@@ -478,37 +367,3 @@ def test_without_a_fixed_frame_no_tf_is_needed(ros_context: rclpy.Context, tmp_p
         wait_for(lambda: [o.id for o in r.ears.generate().scene.objects] == [5], "the newest view")
         assert r.ears.scenes[-1].header.frame_id == "camera_optical_frame"
         wait_for(lambda: r.ears.frames.get("scenegen/5"), "TF in the camera's frame")
-
-
-def test_parameters_are_live_fixed_or_refused(ros_context: rclpy.Context, tmp_path: Path) -> None:
-    with (
-        running(StubGenerator(), tmp_path / "s") as server,
-        rig(ros_context, server, tmp_path / "scenes", min_translation_m=100.0) as r,
-    ):
-        r.ears.says("ready")
-        (live,) = r.node.set_parameters([Parameter("min_translation_m", value=0.2)])
-        assert live.successful
-        r.camera.shot.x_m = 1.0
-        r.ears.says("2 kept", stage="views")
-        (fixed,) = r.node.set_parameters([Parameter("server", value="unix:/tmp/x")])
-        (wrong,) = r.node.set_parameters([Parameter("max_views", value=1000)])
-        assert not fixed.successful and not wrong.successful and "range" in wrong.reason
-
-
-@pytest.mark.parametrize(
-    "parameters,words",
-    [
-        ({"depth": "maybe"}, "parameter depth is 'maybe', it must be one of: auto, required, off"),
-        ({"token_file": "/nowhere/token"}, "token_file /nowhere/token cannot be read"),
-        ({"ca_file": "/nowhere/ca.pem", "server_address": "https://gpu:1"}, "ca.pem is not a readable PEM certificate"),
-        ({"server_address": "ftp://x"}, "'ftp://x' is not a server address"),
-    ],
-)
-def test_a_configuration_that_cannot_work_is_refused_with_the_reason(
-    ros_context: rclpy.Context, tmp_path: Path, parameters: dict[str, Any], words: str
-) -> None:
-    server = parameters.pop("server_address", f"unix:{tmp_path / 's'}")
-    with rig(ros_context, server, tmp_path / "scenes", active=False, **parameters) as r:
-        assert r.node.trigger_configure() == TransitionCallbackReturn.FAILURE
-        assert words in r.node.fault
-        r.ears.says("unconfigured", words)

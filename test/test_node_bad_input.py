@@ -16,11 +16,9 @@ from rclpy.qos import QoSProfile
 from ros_helpers import SIZE, Rig, boxes, rig, wait_for
 from sensor_msgs.msg import Image
 from serving import StubGenerator, running
-from test_node import fast_place
 
 from scenegen import files
 from scenegen.server import Limits
-from scenegen_ros import generation
 from scenegen_ros.conversions import camera_info_message, image_message
 from scenegen_ros.diagnostics import Level
 from scenegen_ros.srv import Clear
@@ -28,9 +26,7 @@ from scenegen_ros.srv import Clear
 TESTS = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "place_scene", fast_place)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def silence(topic: str) -> Callable[[Rig], None]:
