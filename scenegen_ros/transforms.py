@@ -21,27 +21,35 @@ JUMP_BACK_NS = 500_000_000
 
 
 class TransformError(LookupError):
-    """TF has no answer. may_come: whether waiting for more of TF can help."""
+    """TF has no answer. may_come: whether waiting for more of TF can help. cause: what is wrong, to count it by."""
 
     may_come = True
+    cause = "TF has no answer"
 
 
 class UnknownFrame(TransformError):
     """A frame TF has never named."""
 
+    cause = "TF has no such frame"
+
 
 class NotConnected(TransformError):
     """Both frames are known but no chain of transforms joins them."""
 
+    cause = "TF does not join the frames"
+
 
 class TooNew(TransformError):
     """The stamp is newer than the newest transform of a frame on the way."""
+
+    cause = "TF is behind the image"
 
 
 class TooOld(TransformError):
     """The stamp is older than the oldest transform still held."""
 
     may_come = False
+    cause = "TF has forgotten the image's stamp"
 
 
 @dataclass(order=True)

@@ -71,6 +71,7 @@ class ViewCollector:
         self._latest: _Placed | None = None
         self._views: list[KeptView] = []
         self._lost: Counter[str] = Counter()
+        self._passed: Counter[str] = Counter()
         self.partners: tuple[str, ...] = ("image", "camera_info")
         """What a set needs besides masks; with "depth" where depth is used."""
         self.paired = 0
@@ -105,7 +106,7 @@ class ViewCollector:
                 except TransformError as error:
                     if error.may_come and 0 <= now_s - arrived_s < self.parameters.tf_timeout_s:
                         return
-                    self._lost["no TF at the stamp"] += 1
+                    self._lost[error.cause] += 1
                     self._problem(f"no TF at an image's stamp: {error}")
                 else:
                     self._offer(_Placed(messages, T_world_camera, arrived_s))
@@ -169,11 +170,18 @@ class ViewCollector:
         with self._lock:
             return self._lost + self._pairer.counts
 
+    @property
+    def passed(self) -> Mapping[str, int]:
+        """Good sets that are no kept views now, by cause."""
+        with self._lock:
+            return dict(self._passed)
+
     def _offer(self, placed: _Placed) -> None:
         """Keeps a set that was seen from somewhere new; remembers it as the newest either way."""
         self._latest = placed
         if any(self._is_near(kept.view.T_world_camera, placed.T_world_camera) for kept in self._views):
             self.problem = ""
+            self._passed["the camera had not moved"] += 1
             return
         try:
             self._keep(placed)
@@ -196,10 +204,12 @@ class ViewCollector:
             self.kept_ever += 1
         else:
             self._views.remove(instead_of)
+            self._passed["replaced by a newer one from there"] += 1
         kept = KeptView(view, placed.messages.frame_id, ids)
         self._views.append(kept)
         while len(self._views) > self.parameters.max_views:
             self._views.remove(self._most_redundant())
+            self._passed["redundant among max_views"] += 1
         self.problem = ""
         return kept
 

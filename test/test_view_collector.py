@@ -111,6 +111,7 @@ def test_a_view_is_kept_when_the_camera_has_moved_and_only_then_decoded() -> Non
     for i, x in enumerate((0.0, 0.05, 0.09, 0.11, 0.15, 0.22)):
         bench.frame(i * FRAME_NS, x)
     assert bench.kept_x == [0.0, 0.11, 0.22]
+    assert bench.collector.passed == {"the camera had not moved": 3}
     assert len(bench.decoded) == 3
 
 
@@ -138,6 +139,7 @@ def test_a_full_collector_gives_up_the_most_redundant_view() -> None:
     for i in range(50):
         bench.frame((10 + i) * FRAME_NS, 6.0 + i)
     assert bench.collector.count == 3
+    assert bench.collector.passed == {"redundant among max_views": 51}
 
 
 def test_tf_that_is_late_is_waited_for_without_blocking_and_given_up_in_time() -> None:
@@ -151,7 +153,7 @@ def test_tf_that_is_late_is_waited_for_without_blocking_and_given_up_in_time() -
     bench.frame(FRAME_NS, now_s=11.0)
     bench.collector.poll(11.6)
     assert bench.collector.waiting_for_tf == 0
-    assert bench.collector.lost["no TF at the stamp"] == 1
+    assert bench.collector.lost["TF is behind the image"] == 1
     assert "not yet" in bench.collector.problem
 
 
@@ -159,7 +161,7 @@ def test_tf_that_can_not_come_any_more_is_not_waited_for() -> None:
     bench = Bench(tf_timeout_s=60.0)
     bench.old = True
     bench.frame(0)
-    assert bench.collector.lost["no TF at the stamp"] == 1
+    assert bench.collector.lost["TF has forgotten the image's stamp"] == 1
     assert bench.collector.waiting_for_tf == 0
 
 
@@ -216,6 +218,7 @@ def test_refresh_replaces_the_view_that_the_newest_one_is_near_to() -> None:
         bench.frame(i * FRAME_NS, x)
     bench.collector.refresh()
     assert bench.kept_x == [0.0, 0.95]
+    assert bench.collector.passed["replaced by a newer one from there"] == 1
     assert bench.collector.kept_ever == 2
 
 
