@@ -20,6 +20,7 @@ from test_server import wait_ready
 
 from scenegen import cli
 from scenegen.client import SceneClient
+from scenegen.documents import scene_views
 from scenegen.files import list_scenes, read_scene
 from scenegen.generator.pipeline import SceneGen
 
@@ -68,8 +69,10 @@ def test_generate_writes_a_scene_and_says_what_it_is(
     assert [int(line.split()[0]) for line in lines[2:-1]] == [3, 5, 8]
     for o in placed:
         assert 0.1 < o.T_world_object[0, 3] < 2.5, "0.9 m before a camera at x = 0.5 m that looks along x"
-    preview = np.asarray(Image.open(folder / "preview.png"))
-    assert preview.shape[0] == 508 and (preview[40:, -600:] < 250).any(), "the objects are drawn"
+    sheet = np.asarray(Image.open(folder / "contact_sheet.png"))
+    assert (sheet[300:650, :400] < 250).any(), "the objects are drawn"
+    [view] = scene_views(folder)
+    assert view.instance_ids == (3, 5, 8) and view.T_world_camera is not None and view.T_world_camera[0, 3] == 0.5
 
     # The same seed gives the same scene, in a folder of its own; without depth nothing is metric.
     assert cli.main(arguments) == 0
@@ -104,8 +107,8 @@ def test_generate_takes_the_detail_that_is_asked_for(inputs: list[str], tmp_path
     (folder,) = list_scenes(tmp_path / "out")
     scene, _, meta = read_scene(folder)
     assert [asset.detail for asset in scene.assets] == [detail] * 3 and meta["preliminary"] is False
-    preview = np.asarray(Image.open(folder / "preview.png"))
-    assert (preview[40:, -600:] < 250).any(), "textured objects are drawn too"
+    sheet = np.asarray(Image.open(folder / "contact_sheet.png"))
+    assert (sheet[300:650, :400] < 250).any(), "textured objects are drawn too"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scenegen.images import load_views, read_camera, read_depth, read_image, read_masks, read_views
-from scenegen.scene import InvalidInput
+from scenegen.images import load_views, read_camera, read_depth, read_image, read_masks, read_views, write_views
+from scenegen.scene import InvalidInput, View
 from scenegen.synthetic import synthesize
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
@@ -152,3 +152,26 @@ def test_numbered_views(tmp_path: Path) -> None:
     first, second = read_views(tmp_path)
     assert first.instance_ids == (2,) and second.instance_ids == (1,)
     assert first.depth_m is None and first.intrinsics is None
+
+
+@pytest.mark.parametrize("highest", [300, 0xF0A010])
+def test_views_are_written_and_read_back(tmp_path: Path, highest: int) -> None:
+    rng = np.random.default_rng(1)
+    masks = np.zeros((30, 40), np.int32)
+    masks[4:9, 3:20], masks[12:20, 5:30] = 7, highest
+    depth_m = rng.integers(300, 4000, (30, 40)).astype(np.float32) / 1000
+    depth_m[0, 0] = np.nan
+    K = np.array([[50.0, 0, 19.5], [0, 50, 14.5], [0, 0, 1]])
+    T = np.eye(4)
+    T[:3, 3] = 1, -2, 0.25
+    image = rng.integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    write_views(tmp_path, [View(image, masks, depth_m, K, T), View(image[:, ::-1].copy(), masks, None, None, None)])
+    first, second = read_views(tmp_path)
+    np.testing.assert_array_equal(first.image, image)
+    np.testing.assert_array_equal(first.masks, masks)
+    assert first.depth_m is not None and first.depth_m[0, 0] == 0
+    np.testing.assert_allclose(first.depth_m.ravel()[1:], depth_m.ravel()[1:], atol=6e-4)
+    np.testing.assert_array_equal(first.intrinsics, K)
+    np.testing.assert_array_equal(first.T_world_camera, T)
+    assert second.intrinsics is None and second.T_world_camera is None
+    assert second.depth_m is not None and not second.depth_m.any(), "no reading anywhere"

@@ -14,20 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 from tqdm import tqdm
 
 from scenegen import __version__
 from scenegen.client import GenerationFailed, SceneClient, ServerError
 from scenegen.commands import add_parsers as add_checkpoint_commands
 from scenegen.commands.export import add_parser as add_export
+from scenegen.documents import document_scene
 from scenegen.evaluation.benchmark import Generator
 from scenegen.evaluation.commands import add_parser as add_evaluation
 from scenegen.evaluation.images import Judge
 from scenegen.files import SceneNotStored, new_scene_id, write_scene
 from scenegen.images import load_views
 from scenegen.placement import in_query_units, place_scene
-from scenegen.preview import draw_preview
 from scenegen.scene import DETAILS, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen.synthetic import synthesize
 from scenegen.training.ablation_cli import add_parser as add_ablation
@@ -153,7 +152,7 @@ def _generate(args: argparse.Namespace) -> int:
     placed = placed if known_unit else in_query_units(placed, scene.query)
     frame_id = "world" if views[0].T_world_camera is not None and all(o.metric for o in placed) else "camera"
     folder = write_scene(args.out, scene, placed, scene_id=new_scene_id(), views=views, frame_id=frame_id)
-    cv2.imwrite(str(folder / "preview.png"), draw_preview(measured[0], placed)[..., ::-1])
+    document_scene(folder, measured, placed)
     print("\n".join(table(placed, frame_id)))
     print(folder)
     return 0

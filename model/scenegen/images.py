@@ -1,4 +1,4 @@
-"""Views out of image files: photographs, instance masks, depth, cameras. For the command line and recorded folders.
+"""Views in image files: photographs, instance masks, depth, cameras. For the command line and recorded folders.
 
 Knows nothing about ROS messages or about what is done with the views.
 """
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -37,7 +38,8 @@ def read_views(folder: str | Path) -> list[View]:
     if not images:
         raise InvalidInput(f"{folder} has no image*.jpg or image*.png: give a folder with image.jpg and masks.png")
     endings = [image.stem.removeprefix("image") for image in images]
-    masks = [folder / f"masks{ending}.png" for ending in endings]
+    wide = [folder / f"masks{ending}.tiff" for ending in endings]
+    masks = [path if path.exists() else path.with_suffix(".png") for path in wide]
     depths = [folder / f"depth{ending}.png" for ending in endings]
     cameras = [folder / f"camera{ending}.json" for ending in endings]
     return load_views(
@@ -46,6 +48,42 @@ def read_views(folder: str | Path) -> list[View]:
         depths if all(path.exists() for path in depths) else (),
         cameras if all(path.exists() for path in cameras) else (),
     )
+
+
+def write_views(folder: str | Path, views: Sequence[View]) -> None:
+    """Write views into a folder as image_000.png, masks_000.png, depth_000.png, camera_000.json, ...: see read_views.
+
+    Depth is rounded to millimetres; where only some views have it, the others get depth without readings.
+    Instance ids above 65535 go into masks_000.tiff, ... instead. OSError when the disk refuses.
+    """
+    with_depth = any(view.depth_m is not None for view in views)
+    for index, view in enumerate(views):
+        if with_depth and view.depth_m is None:
+            view = replace(view, depth_m=np.zeros(view.masks.shape, np.float32))
+        write_view(folder, view, f"_{index:03d}")
+
+
+def write_view(folder: str | Path, view: View, ending: str = "") -> None:
+    """Write one view as image<ending>.png, masks<ending>.png, ...: see write_views."""
+    folder = Path(folder)
+    planes: dict[str, NDArray[Any]] = {"image": view.image[..., ::-1]}
+    if view.masks.max(initial=0) <= np.iinfo(np.uint16).max:
+        planes["masks"] = view.masks.astype(np.uint16)
+    else:  # ids that were colours once (scenegen_ros.conversions); PNG has no more than 16 bits
+        Image.fromarray(view.masks.astype(np.int32)).save(folder / f"masks{ending}.tiff", compression="tiff_lzw")
+    if view.depth_m is not None:
+        depth_m = np.nan_to_num(view.depth_m, nan=0.0)
+        planes["depth"] = np.rint(depth_m / _MILLIMETRE).clip(0, 65535).astype(np.uint16)
+    for name, plane in planes.items():
+        packed = cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+        (folder / f"{name}{ending}.png").write_bytes(packed.tobytes())
+    camera = {
+        "width": view.image.shape[1],
+        "height": view.image.shape[0],
+        "intrinsics": None if view.intrinsics is None else view.intrinsics.tolist(),
+        "T_world_camera": None if view.T_world_camera is None else view.T_world_camera.tolist(),
+    }
+    (folder / f"camera{ending}.json").write_text(json.dumps(camera, indent=1))
 
 
 def load_views(
@@ -117,16 +155,17 @@ def read_depth(path: str | Path) -> NDArray[np.float32]:
     return np.array(image).astype(np.float32) * _MILLIMETRE
 
 
-def read_camera(path: str | Path, width: int, height: int) -> tuple[Floats, Floats | None]:
-    """intrinsics float64 [3, 3] in pixels and T_world_camera float64 [4, 4] or None, of a camera.json.
+def read_camera(path: str | Path, width: int, height: int) -> tuple[Floats | None, Floats | None]:
+    """intrinsics float64 [3, 3] in pixels or None and T_world_camera float64 [4, 4] or None, of a camera.json.
 
-    The file holds {"width", "height", "intrinsics": 3x3, "T_world_camera": 4x4 or null}; width and height must be
-    those of the image.
+    The file holds {"width", "height", "intrinsics": 3x3 or null, "T_world_camera": 4x4 or null}; width and height must
+    be those of the image.
     """
     try:
         camera: dict[str, Any] = json.loads(Path(path).read_bytes())
         size = camera["width"], camera["height"]
-        intrinsics = _finite(camera["intrinsics"], 3)
+        pinhole = camera["intrinsics"]
+        intrinsics = None if pinhole is None else _finite(pinhole, 3)
         pose = camera.get("T_world_camera")
         T_world_camera = None if pose is None else _finite(pose, 4)
     except OSError as error:

@@ -6,6 +6,7 @@ Knows nothing about files or windows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ def draw_masks(view: View) -> Picture:
     """The image, darkened, with every instance in a colour of its own: uint8 [H, W, 3]."""
     drawn = view.image.astype(np.float32) * 0.35
     for index, instance in enumerate(view.instance_ids):
-        drawn[view.masks == instance] = 0.4 * view.image[view.masks == instance] + 0.6 * _colour(index)
+        drawn[view.masks == instance] = 0.4 * view.image[view.masks == instance] + 0.6 * colour_of(index)
     return drawn.astype(np.uint8)
 
 
@@ -66,7 +67,7 @@ def draw_outlines(view: View, placed: Sequence[PlacedObject], picture: Picture) 
     for outline in outlines:
         cv2.drawContours(drawn, outline, -1, (0, 0, 0), 4, cv2.LINE_AA)
     for o, outline in zip(placed, outlines, strict=True):
-        colour = _colour(int(np.searchsorted(view.instance_ids, o.id)))
+        colour = colour_of(int(np.searchsorted(view.instance_ids, o.id)))
         cv2.drawContours(drawn, outline, -1, colour.tolist(), 2, cv2.LINE_AA)
     return drawn
 
@@ -76,23 +77,41 @@ def _render(view: View, placed: Sequence[PlacedObject]) -> tuple[Picture, NDArra
     height, width = view.masks.shape
     if not placed:
         return np.full((height, width, 3), 255, np.uint8), np.zeros((height, width), np.int32)
-    camera = Camera.pinhole(width, height, width / 2 / np.tan(FIELD_OF_VIEW / 2))
-    if view.intrinsics is not None:
-        camera = Camera(width, height, view.intrinsics)
-    posed = view.T_world_camera is not None and all(o.metric for o in placed)
-    T_up_world = np.eye(4) if posed else _T_UP_CAMERA
-    T_up_camera = view.T_world_camera if posed and view.T_world_camera is not None else _T_UP_CAMERA
-    poses = []
-    for o in placed:
-        T = T_up_world @ o.T_world_object
-        T[:3, :3] *= o.scale_m
-        poses.append(T)
-    renderer = Renderer([Surface.from_mesh(o.asset.mesh) for o in placed], poses)
-    picture, _, instances = renderer.render(camera, T_up_camera)
+    stage = Stage.of(view, placed)
+    picture, _, instances = stage.renderer.render(stage.camera, stage.T_up_camera)
     return picture, instances
 
 
-def _colour(index: int) -> NDArray[np.float32]:
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Placed objects ready to be drawn, in a frame whose z is up, and the camera of a view among them.
+
+    T_up_camera: float64 [4, 4].
+    """
+
+    renderer: Renderer
+    camera: Camera
+    T_up_camera: Floats
+
+    @staticmethod
+    def of(view: View, placed: Sequence[PlacedObject]) -> Stage:
+        """At least one object is needed. Which camera is taken where none is known: see draw_objects."""
+        height, width = view.masks.shape
+        camera = Camera.pinhole(width, height, width / 2 / np.tan(FIELD_OF_VIEW / 2))
+        if view.intrinsics is not None:
+            camera = Camera(width, height, view.intrinsics)
+        posed = view.T_world_camera is not None and all(o.metric for o in placed)
+        T_up_world = np.eye(4) if posed else _T_UP_CAMERA
+        T_up_camera = view.T_world_camera if posed and view.T_world_camera is not None else _T_UP_CAMERA
+        poses = []
+        for o in placed:
+            T = T_up_world @ o.T_world_object
+            T[:3, :3] *= o.scale_m
+            poses.append(T)
+        return Stage(Renderer([Surface.from_mesh(o.asset.mesh) for o in placed], poses), camera, T_up_camera)
+
+
+def colour_of(index: int) -> NDArray[np.float32]:
     """float32 [3] RGB 0..255 of the index-th object: hues far apart for neighbours."""
     hue = np.array([[[(index * 67) % 180, 200, 255]]], np.uint8)
     return cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
@@ -105,13 +124,13 @@ def rows(pictures: Sequence[Picture]) -> Picture:
     return np.concatenate(filled)[:-_GAP]
 
 
-def side_by_side(panels: Sequence[tuple[str, Picture]]) -> Picture:
-    """Captioned pictures in a row, all 480 pixels high: uint8 [h, w, 3]."""
+def side_by_side(panels: Sequence[tuple[str, Picture]], high: int = _PANEL_HEIGHT) -> Picture:
+    """Captioned pictures in a row, all `high` pixels high: uint8 [h, w, 3]."""
     columns = []
     for caption, picture in panels:
         height, width = picture.shape[:2]
-        size = (max(1, round(width * _PANEL_HEIGHT / height)), _PANEL_HEIGHT)
-        column = np.full((_PANEL_HEIGHT + _CAPTION, size[0] + _GAP, 3), 255, np.uint8)
+        size = (max(1, round(width * high / height)), high)
+        column = np.full((high + _CAPTION, size[0] + _GAP, 3), 255, np.uint8)
         column[_CAPTION:, : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         cv2.putText(column, caption, (4, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
         columns.append(column)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from scenegen.glb import meshes_to_glb
+from scenegen.images import write_view
 from scenegen.render import Camera
 from scenegen.scene import InvalidInput, View
 from scenegen.synthetic.rendering import render, scene_renderer
@@ -68,29 +68,15 @@ def view_of_all(
 
 def _write(folder: Path, scene: SyntheticScene, view: View) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    assert view.depth_m is not None
-    Image.fromarray(view.image).save(folder / "image.png")
-    Image.fromarray(view.masks.astype(np.uint16)).save(folder / "masks.png")
-    Image.fromarray(np.rint(view.depth_m * 1000.0).clip(0, 65535).astype(np.uint16)).save(folder / "depth.png")
+    write_view(folder, view)
     nodes = {}
     for i, (made, size) in enumerate(zip(scene.objects, scene.size_m, strict=True)):
         T = scene.T_world_object[i].copy()
         T[:3, :3] *= size
         nodes[f"object_{i + 1}"] = (made.mesh(), T)
     (folder / "truth.glb").write_bytes(meshes_to_glb(nodes))
-    (folder / "camera.json").write_text(json.dumps(_camera(view), indent=1))
     (folder / "truth.json").write_text(json.dumps(_truth(scene, view), indent=1))
     return folder
-
-
-def _camera(view: View) -> dict[str, Any]:
-    assert view.intrinsics is not None and view.T_world_camera is not None
-    return {
-        "width": view.image.shape[1],
-        "height": view.image.shape[0],
-        "intrinsics": view.intrinsics.tolist(),
-        "T_world_camera": view.T_world_camera.tolist(),
-    }
 
 
 def _truth(scene: SyntheticScene, view: View) -> dict[str, Any]:
