@@ -30,13 +30,16 @@ from lifecycle_msgs.msg import Transition
 
 PACKAGE = "scenegen_ros"
 SHARE = Path(get_package_share_directory(PACKAGE))
-TOPICS = ("image", "masks", "depth", "camera_info")
+TOPICS = ("image", "masks", "depth", "points", "camera_info")
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 ARGUMENTS = [
-    DeclareLaunchArgument("image", default_value="image", description="Topic of the rectified RGB image."),
+    DeclareLaunchArgument("image", default_value="image", description="Topic of the RGB image."),
     DeclareLaunchArgument("masks", default_value="masks", description="Topic of the instance masks of the image."),
     DeclareLaunchArgument("depth", default_value="depth", description="Topic of the depth registered to the image."),
+    DeclareLaunchArgument(
+        "points", default_value="points", description="Topic of an organised cloud, in place of depth."
+    ),
     DeclareLaunchArgument("camera_info", default_value="camera_info", description="Topic of the image's camera info."),
     DeclareLaunchArgument(
         "server",

@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 
 from scenegen.scene import Floats, InvalidInput
+from scenegen_ros.rectification import Lens
 
 MAX_INSTANCES = 256
 """More ids than this in one image are not instances: the masks were blurred, resized or compressed with loss."""
@@ -132,8 +133,8 @@ def decode_camera_info(message: Any, size: tuple[int, int]) -> Floats | None:
     size: (height, width) of the image it belongs to; InvalidInput when it is for another one. P holds the rectified
     intrinsics, K stands in where P is empty; both are of the full sensor, so region of interest and binning apply.
     """
-    bin_x, bin_y = max(message.binning_x, 1), max(message.binning_y, 1)
     roi = message.roi
+    bin_x, bin_y = _binning(message)
     width, height = (roi.width or message.width) // bin_x, (roi.height or message.height) // bin_y
     if (height, width) != tuple(size):
         raise InvalidInput(
@@ -144,9 +145,32 @@ def decode_camera_info(message: Any, size: tuple[int, int]) -> Floats | None:
     K = P if P[0, 0] else np.asarray(message.k, float).reshape(3, 3)
     if K[0, 0] == 0:  # sensor_msgs/CameraInfo: "K[0] == 0.0 means uncalibrated"
         return None
+    return _of_window(K, message)
+
+
+def decode_lens(message: Any, size: tuple[int, int]) -> Lens | None:
+    """sensor_msgs/CameraInfo -> what its lens does to the image, or None where it does nothing or is not known.
+
+    InvalidInput as decode_camera_info, and on a distortion that this project does not know.
+    """
+    P = decode_camera_info(message, size)
+    if P is None:
+        return None
+    K = np.asarray(message.k, float).reshape(3, 3)
+    R = np.asarray(message.r, float).reshape(3, 3)
+    return Lens.of(message.distortion_model, size, _of_window(K, message) if K[0, 0] else P, message.d, R, P)
+
+
+def _binning(message: Any) -> tuple[int, int]:
+    return max(message.binning_x, 1), max(message.binning_y, 1)
+
+
+def _of_window(K: Floats, message: Any) -> Floats:
+    """A camera matrix of the full sensor -> of the region of interest, binned."""
+    bin_x, bin_y = _binning(message)
     K = K.copy()
-    K[0, 2] -= roi.x_offset
-    K[1, 2] -= roi.y_offset
+    K[0, 2] -= message.roi.x_offset
+    K[1, 2] -= message.roi.y_offset
     K[0] /= bin_x
     K[1] /= bin_y
     return K

@@ -1,4 +1,4 @@
-"""The node's subscriptions: images, masks, depth, camera info and TF, handed on undecoded.
+"""The node's subscriptions: images, masks, depth or points, camera info and TF, handed on undecoded.
 
 Created when the node is activated, gone when it is deactivated. Knows nothing about what becomes of a message.
 """
@@ -14,7 +14,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_polic
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from scenegen.scene import InvalidInput, View
@@ -23,6 +23,7 @@ from scenegen_ros.conversions import (
     decode_compressed,
     decode_depth,
     decode_image,
+    decode_lens,
     decode_masks,
     read_header,
     stamp_ns,
@@ -30,6 +31,8 @@ from scenegen_ros.conversions import (
 from scenegen_ros.diagnostics import TopicMonitor
 from scenegen_ros.pairing import Message, MessageSet
 from scenegen_ros.parameters import Parameters
+from scenegen_ros.points import decode_points
+from scenegen_ros.rectification import rectified
 from scenegen_ros.transforms import TransformBuffer
 
 DISCOVERY_S = 1.0
@@ -41,21 +44,25 @@ def sensor_qos() -> QoSProfile:
     return QoSProfile(depth=15, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 
 
-def decode_set(messages: MessageSet) -> View:
-    """The View of a set of messages, without its camera pose. InvalidInput names the topic that cannot be used."""
-    by_topic = messages.messages
-    masks = decode_masks(deserialize_message(by_topic["masks"].cdr, Image))
-    image = by_topic["image"]
-    if image.compressed:
-        pixels = decode_compressed(deserialize_message(image.cdr, CompressedImage))
-    else:
-        pixels = decode_image(deserialize_message(image.cdr, Image))
-    intrinsics = decode_camera_info(
-        deserialize_message(by_topic["camera_info"].cdr, CameraInfo), (pixels.shape[0], pixels.shape[1])
-    )
-    depth = by_topic.get("depth")
-    depth_m = None if depth is None else decode_depth(deserialize_message(depth.cdr, Image))
-    return View(pixels, masks, depth_m, intrinsics, None, messages.stamp_ns)
+def decode_set(messages: MessageSet, *, rectify: bool) -> View:
+    """The View of a set of messages, without its camera pose. InvalidInput names the topic that cannot be used.
+
+    rectify: whether the image, and masks and depth with it, are as the lens in the camera info distorts them.
+    """
+    read = {topic: deserialize_message(m.cdr, m.message_type) for topic, m in messages.messages.items()}
+    masks = decode_masks(read["masks"])
+    image = read["image"]
+    pixels = decode_compressed(image) if isinstance(image, CompressedImage) else decode_image(image)
+    size = (pixels.shape[0], pixels.shape[1])
+    intrinsics = decode_camera_info(read["camera_info"], size)
+    lens = decode_lens(read["camera_info"], size) if rectify else None
+    depth, depth_m = read.get("depth"), None
+    if isinstance(depth, PointCloud2):
+        depth_m = decode_points(depth, size, messages.frame_id, intrinsics, lens)
+    elif depth is not None:
+        depth_m = decode_depth(depth)
+    view = View(pixels, masks, depth_m, intrinsics, None, messages.stamp_ns)
+    return view if lens is None else rectified(view, lens)
 
 
 class Inputs:
@@ -77,6 +84,7 @@ class Inputs:
         self.monitors = {name: TopicMonitor(name) for name in ("image", "masks", "camera_info")}
         if parameters.depth != "off":
             self.monitors["depth"] = TopicMonitor("depth", needed=parameters.depth == "required")
+            self.monitors["points"] = TopicMonitor("points", needed=False)
         self.tf_problem = ""
         self._names: dict[str, list[str]] = {name: [] for name in self.monitors}
         self._subscriptions: list[Subscription] = []
@@ -88,6 +96,7 @@ class Inputs:
         self._subscribe("camera_info", CameraInfo, "camera_info")
         if parameters.depth != "off":
             self._subscribe("depth", Image, "depth")
+            self._subscribe("points", PointCloud2, "points")
         if parameters.fixed_frame:
             self._subscribe_tf("/tf", QoSProfile(depth=100), static=False)
             static_qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -95,10 +104,12 @@ class Inputs:
 
     def partners(self) -> tuple[str, ...]:
         """What a set of messages needs besides masks, as things stand now."""
-        discovering = time.monotonic() - self._since_s < DISCOVERY_S
-        with_depth = self._depth == "required" or (
-            self._depth == "auto" and (discovering or self.publishers("depth") > 0)
-        )
+        if self._depth == "off":
+            return ("image", "camera_info")
+        points = self.publishers("points") > 0
+        required, discovering = self._depth == "required", time.monotonic() - self._since_s < DISCOVERY_S
+        self.monitors["depth"].needed = required and not points
+        with_depth = required or discovering or points or self.publishers("depth") > 0
         return ("image", "camera_info", "depth") if with_depth else ("image", "camera_info")
 
     def publishers(self, name: str) -> int:
@@ -113,7 +124,6 @@ class Inputs:
 
     def _subscribe(self, name: str, message_type: type, topic: str) -> None:
         monitor = self.monitors[name]
-        compressed = message_type is CompressedImage
         resolved = self._node.resolve_topic_name(topic)
 
         def incompatible(event: QoSRequestedIncompatibleQoSInfo) -> None:
@@ -127,7 +137,10 @@ class Inputs:
         def take(cdr: bytes) -> None:
             stamp, frame_id = read_header(cdr)
             monitor.heard(stamp, time.monotonic())
-            self._on_message(name, Message(stamp, frame_id, cdr, compressed))
+            if name != "points":
+                self._on_message(name, Message(stamp, frame_id, cdr, message_type))
+            elif not self.publishers("depth"):  # points are another form of depth, which is smaller where both speak
+                self._on_message("depth", Message(stamp, frame_id, cdr, message_type))
 
         self._names[name].append(resolved)
         self._subscriptions.append(

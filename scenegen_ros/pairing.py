@@ -19,17 +19,20 @@ FIRST_PERIOD_NS = 33_333_333
 
 @dataclass(frozen=True, order=True)
 class Message:
-    """One serialized message: its header's stamp and frame, and its bytes. compressed: a CompressedImage."""
+    """One serialized message: its header's stamp and frame, its bytes, and the type that they deserialize to."""
 
     stamp_ns: int
     frame_id: str = field(compare=False)
     cdr: bytes = field(compare=False, repr=False)
-    compressed: bool = field(default=False, compare=False)
+    message_type: type = field(default=object, compare=False)
 
 
 @dataclass(frozen=True)
 class MessageSet:
-    """The messages of one moment by topic: always "image", "masks" and "camera_info", "depth" where it is used."""
+    """The messages of one moment by topic: always "image", "masks" and "camera_info", "depth" where it is used.
+
+    An image may be an Image or a CompressedImage, depth an Image or a PointCloud2.
+    """
 
     messages: Mapping[str, Message]
 

@@ -74,8 +74,16 @@ class Parameters:
     )
     depth: str = _row(
         "auto",
-        "Whether a view needs depth: auto (when it is published), required or off. Without depth nothing is metric.",
+        "Whether a view needs depth (an image, or points): auto (when either is published), required or off. Without "
+        "depth nothing is metric.",
         choices=("auto", "required", "off"),
+        read_only=True,
+    )
+    rectify: str = _row(
+        "auto",
+        "Whether image, masks and depth come as the lens in camera_info distorts them: auto (yes, unless a part of the "
+        "image topic's name is rect: image_rect and the like), always or never.",
+        choices=("auto", "always", "never"),
         read_only=True,
     )
     queue_size: int = _row(
@@ -176,7 +184,7 @@ def markdown_text() -> str:
         "Written by `python -m scenegen_ros.parameters --write` from `scenegen_ros/parameters.py`; edit that file.",
         "Fixed parameters are set at start (launch file, `params_file`, `--ros-args -p`); the others also at run",
         "time.",
-        "QoS of `image`, `image/compressed`, `masks`, `depth` and `camera_info` follows the usual parameters,",
+        "QoS of `image`, `image/compressed`, `masks`, `depth`, `points`, `camera_info` follows the usual parameters,",
         "for example `qos_overrides./masks.subscription.reliability: reliable`.",
         "",
         "| parameter | type | default | allowed | fixed | what it does |",

@@ -6,6 +6,7 @@ Built at configure, fed between activate and deactivate, destroyed at cleanup.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from rclpy.clock import Clock
@@ -20,6 +21,7 @@ from scenegen_ros.generations import Generations
 from scenegen_ros.inputs import Inputs, decode_set
 from scenegen_ros.pairing import Message
 from scenegen_ros.parameters import Parameters
+from scenegen_ros.rectification import wants_rectifying
 from scenegen_ros.scene_publisher import ScenePublisher
 from scenegen_ros.scene_store import SceneStore
 from scenegen_ros.server_watch import ServerWatch
@@ -40,8 +42,10 @@ class Pipeline:
         self._client = SceneClient(address, _token(parameters.token_file), ca_file=_path(parameters.ca_file))
         self._store = SceneStore(parameters.output_dir, parameters.keep_scenes, self._notice)
         self._transforms = TransformBuffer()
+        rectify = wants_rectifying(parameters.rectify, node.resolve_topic_name("image"))
+        decode = partial(decode_set, rectify=rectify)
         self._collector = ViewCollector(
-            parameters, decode_set, self._lookup, self._notice, lambda stamp_ns: self._transforms.jumped_back(stamp_ns)
+            parameters, decode, self._lookup, self._notice, lambda stamp_ns: self._transforms.jumped_back(stamp_ns)
         )
         self._publisher = ScenePublisher(node, self._notice)
         self._generations = Generations(

@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT
 
 ARGUMENTS = {
-    "image", "masks", "depth", "camera_info", "server", "token_file", "ca_file", "weights", "device", "params_file",
+    "image", "masks", "depth", "points", "camera_info", "server", "token_file", "ca_file", "weights", "device", "params_file",
     "rviz", "simulate", "use_sim_time",
 }  # fmt: skip
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
