@@ -18,6 +18,7 @@ from scenegen import client as client_module
 from scenegen.client import (
     ConnectionLost,
     GenerationFailed,
+    Readiness,
     RequestTooLarge,
     SceneClient,
     ServerBusy,
@@ -49,7 +50,7 @@ def test_a_scene_over_a_unix_socket(tmp_path: Path) -> None:
     progress: list[Progress] = []
     with running(generator, tmp_path / "s") as address:
         client = SceneClient(address)
-        assert client.ready().state == "ready"
+        assert client.ready() == Readiness("ready", "the model is loaded", False, 0, 4, None)
         scene = client.generate([view()], seed=7, ids=[3, 1], on_progress=progress.append)
     check_scene(scene, (3, 1), 7)
     assert scene.seconds == {"structure": 0.5}

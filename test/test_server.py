@@ -137,6 +137,28 @@ def open_stream(client: httpx.Client) -> Any:
     return client.stream("POST", "/v1/scenes", content=body, headers={"Content-Type": MEDIA_TYPE})
 
 
+def test_ready_says_how_busy_the_server_is(tmp_path: Path) -> None:
+    class OnGpu(StubGenerator):
+        def device_memory(self) -> tuple[int, int]:
+            return 3 << 30, 8 << 30
+
+    stub = OnGpu(steps=1)
+    with running(stub, tmp_path / "s", limits=Limits(waiting=2)) as address, http(address) as client:
+        idle = client.get("/v1/ready").json()
+        assert (idle["working"], idle["waiting"], idle["places"]) == (False, 0, 2)
+        assert idle["device_memory"] == [3 << 30, 8 << 30]
+        with open_stream(client), http(address) as second, open_stream(second):
+            wait_until(lambda: client_sees(address, working=True, waiting=1))
+        stub.step.release(2)
+        wait_until(lambda: client_sees(address, working=False, waiting=0))
+
+
+def client_sees(address: str, **load: object) -> bool:
+    with http(address) as client:
+        answer = client.get("/v1/ready").json()
+        return all(answer[name] == value for name, value in load.items())
+
+
 def test_one_at_a_time_a_short_queue_then_busy(tmp_path: Path) -> None:
     generator = StubGenerator(steps=1)
     with running(generator, tmp_path / "s", limits=Limits(waiting=1)) as address, http(address) as client:

@@ -64,10 +64,18 @@ class ConnectionLost(ServerError):
 
 @dataclass(frozen=True)
 class Readiness:
-    """What the server says about its model; detail is one sentence for people."""
+    """What the server says about its model; detail is one sentence for people.
+
+    working: a generation runs. waiting: requests in its queue, of at most places. device_memory: bytes in use and in
+    all on its GPU. None where an older server, or one without a GPU, does not say.
+    """
 
     state: Literal["loading", "ready", "failed"]
     detail: str
+    working: bool | None = None
+    waiting: int | None = None
+    places: int | None = None
+    device_memory: tuple[int, int] | None = None
 
 
 class SceneClient:
@@ -147,7 +155,14 @@ class SceneClient:
             answer = _answer(response)
             if answer.get("state") not in ("loading", "ready", "failed"):
                 raise self._refusal(response)
-            return Readiness(answer["state"], str(answer.get("detail", "")))
+            return Readiness(
+                answer["state"],
+                str(answer.get("detail", "")),
+                answer.get("working"),
+                answer.get("waiting"),
+                answer.get("places"),
+                tuple(answer["device_memory"]) if answer.get("device_memory") else None,
+            )
 
     async def _generate(self, frames: list[bytes], on_progress: Callable[[Progress], None]) -> Scene:
         async with self._http() as http, self._connected(http, "POST", "/v1/scenes", frames) as response:

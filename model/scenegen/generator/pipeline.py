@@ -126,6 +126,10 @@ class SceneGen:
         final = tuple(textured.get(asset.id, asset) for asset in scene.assets)
         return replace(scene, assets=final, seconds=work.seconds)
 
+    def device_memory(self) -> tuple[int, int] | None:
+        """Bytes in use and in all on the GPU; None on a CPU. May be asked from another thread."""
+        return self._memory.device_memory()
+
     def _structure(
         self, conditions: Tensor, random: torch.Generator, work: Work
     ) -> tuple[Tensor, list[Placement | None]]:

@@ -78,7 +78,7 @@ def create_app(
 
     async def ready(request: Request) -> Response:
         _authorise(request, token)
-        answer = {"state": worker.state, "detail": worker.detail}
+        answer = {"state": worker.state, "detail": worker.detail, **worker.load()}
         return JSONResponse(answer, status_code=200 if worker.state == "ready" else 503)
 
     async def scenes(request: Request) -> Response:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from scenegen.scene import Cancelled, Detail, InvalidInput, Progress, Scene, View
 from scenegen.wire import EventWriter, Failure, Request, encode_failure
@@ -36,6 +36,14 @@ class SceneGenerator(Protocol):
     ) -> Scene:
         """Views to a scene; raises InvalidInput, Cancelled."""
         ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A generator that knows how full the memory of its device is."""
+
+    def device_memory(self) -> tuple[int, int] | None:
+        """Bytes in use by anybody, and bytes in all; None where the device has no memory of its own."""
 
 
 class Job:
@@ -101,6 +109,7 @@ class Worker:
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.detail = "the model is being loaded"
         self.last_seconds = _FIRST_GUESS_S
+        self._generator: SceneGenerator | None = None
 
     def start(self) -> None:
         """Begin to load the model."""
@@ -118,6 +127,17 @@ class Worker:
             job.end(_STOPPING)
         if join_s and self._thread.is_alive():
             self._thread.join(join_s)
+
+    def load(self) -> dict[str, object]:
+        """How busy it is, as /v1/ready says it (docs/protocol.md)."""
+        memory = self._generator.device_memory() if isinstance(self._generator, OnDevice) else None
+        with self._changed:
+            return {
+                "working": self._current is not None,
+                "waiting": len(self._queue),
+                "places": self._places - 1,
+                "device_memory": memory,
+            }
 
     def take_place(self) -> bool:
         """Reserve a place for a job to come; False when all are taken."""
@@ -154,7 +174,7 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            generator = self._load()
+            self._generator = generator = self._load()
         except Exception as error:  # a server that says why it cannot work is worth more than one that is gone
             logger.exception("the model could not be loaded")
             self.detail, self.state = f"the model could not be loaded: {error}", "failed"

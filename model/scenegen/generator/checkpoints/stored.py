@@ -57,6 +57,13 @@ class Memory:
         for item in stored if not low else ():
             item.load(self._device)
 
+    def device_memory(self) -> tuple[int, int] | None:
+        """Bytes in use by anybody and in all on a GPU; None on a CPU."""
+        if self._device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self._device)
+        return total - free, total
+
     @contextmanager
     def working(self, *models: nn.Module) -> Iterator[None]:
         """The models have their weights inside, on the device."""
