@@ -15,8 +15,8 @@ import yaml
 from conftest import ROOT
 
 ARGUMENTS = {
-    "image", "masks", "depth", "points", "camera_info", "server", "token_file", "ca_file", "weights", "device", "params_file",
-    "rviz", "simulate", "use_sim_time",
+    "image", "masks", "depth", "points", "camera_info", "server", "token_file", "ca_file", "weights", "device",
+    "params_file", "rviz", "simulate", "use_sim_time",
 }  # fmt: skip
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 MODULES = {
