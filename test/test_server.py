@@ -213,7 +213,7 @@ def test_a_failure_is_an_event_and_the_server_goes_on(tmp_path: Path, caplog: py
         (failure,) = EventReader().feed(post(client).content)
         assert isinstance(failure, Failure) and failure.kind == "GenerationFailed"
         assert "CUDA out of memory" in failure.message
-        assert "a generation failed" in caplog.text
+        assert "a request failed" in caplog.text
         generator.failure = None
         (failure,) = EventReader().feed(post(client, view(())).content)
         assert failure == Failure("InvalidInput", "view 0 masks has no instances: segment the image first")

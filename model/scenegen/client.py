@@ -1,6 +1,6 @@
-"""SceneClient: SceneGen.generate, done by a generation server on a unix socket or across the network.
+"""SceneClient: SceneGen.generate and Segmenter.segment, done by a server on a unix socket or across the network.
 
-One connection per generation; closing it is what cancels. Knows nothing about torch, ROS or how scenes are made.
+One connection per request; closing it is what cancels. Knows nothing about torch, ROS or how scenes are made.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, Literal, TypeVar
 import httpx
 
 from scenegen.address import Address
+from scenegen.prompts import PromptedView
 from scenegen.scene import Cancelled, Detail, InvalidInput, Progress, Scene, View
-from scenegen.wire import MEDIA_TYPE, Event, EventReader, encode_request
+from scenegen.wire import MEDIA_TYPE, Event, EventReader, Failure, Masks, encode_request
 
 _Result = TypeVar("_Result")
 
@@ -35,7 +36,7 @@ class ServerUnreachable(ServerError):
 
 
 class ServerNotReady(ServerError):
-    """The server is there but has no model: it is still loading, or loading failed."""
+    """The server is there but has no model: it is still loading, loading failed, or (a segmenter) none was given."""
 
 
 class ServerBusy(ServerError):
@@ -127,12 +128,40 @@ class SceneClient:
         that cannot be made is tried again a few times; a request that was sent is never sent again.
         """
         frames = encode_request(views, seed, ids, compact=self._address.scheme == "https", detail=detail)
-        exchange = self._generate(frames, on_progress or (lambda progress: None))
-        return asyncio.run(self._guarded(exchange, cancelled or (lambda: False)))
+        return self._work("/v1/scenes", frames, Scene, on_progress, cancelled)
+
+    def segment(
+        self,
+        views: Sequence[PromptedView],
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> tuple[View, ...]:
+        """As Segmenter.segment. Blocks, calls and raises as generate does; ServerNotReady where it has no segmenter."""
+        frames = encode_request(views, 0, None, compact=self._address.scheme == "https")
+        masks = self._work("/v1/segmentations", frames, Masks, on_progress, cancelled)
+        sizes = [plane.shape for plane in masks.planes]
+        if sizes != [view.image.shape[:2] for view in views]:
+            raise GenerationFailed(
+                f"{self._address} sent masks of sizes {sizes} for other views: run one version on both ends"
+            )
+        return tuple(view.segmented(plane) for view, plane in zip(views, masks.planes, strict=True))
 
     def close(self) -> None:
         """Stop a generation that is running in another thread; it raises Cancelled, as does any later one."""
         self._closed.set()
+
+    def _work(
+        self,
+        path: str,
+        frames: list[bytes],
+        wanted: type[_Result],
+        on_progress: Callable[[Progress], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> _Result:
+        """What a request ends with, on a connection of its own."""
+        exchange = self._exchange(path, frames, wanted, on_progress or (lambda progress: None))
+        return asyncio.run(self._guarded(exchange, cancelled or (lambda: False)))
 
     async def _guarded(self, exchange: Coroutine[Any, Any, _Result], cancelled: Callable[[], bool]) -> _Result:
         """The exchange's result, or Cancelled within a poll of being asked, however silent the server is."""
@@ -164,15 +193,17 @@ class SceneClient:
                 tuple(answer["device_memory"]) if answer.get("device_memory") else None,
             )
 
-    async def _generate(self, frames: list[bytes], on_progress: Callable[[Progress], None]) -> Scene:
-        async with self._http() as http, self._connected(http, "POST", "/v1/scenes", frames) as response:
+    async def _exchange(
+        self, path: str, frames: list[bytes], wanted: type[_Result], on_progress: Callable[[Progress], None]
+    ) -> _Result:
+        async with self._http() as http, self._connected(http, "POST", path, frames) as response:
             if response.status_code != 200 or response.headers.get("Content-Type") != MEDIA_TYPE:
                 await response.aread()
                 raise self._refusal(response)
             async for event in self._events(response):
-                scene = _take(event, on_progress)
-                if scene is not None:
-                    return scene
+                if isinstance(event, wanted):
+                    return event
+                _take(event, on_progress)
             raise self._lost("it closed the connection")
 
     async def _events(self, response: httpx.Response) -> AsyncIterator[Event]:
@@ -259,23 +290,23 @@ class SceneClient:
             return InvalidInput(message)
         if status == 503 and "Retry-After" in response.headers:
             return ServerBusy(message, float(response.headers["Retry-After"]))
-        if status == 503:
+        if status in (501, 503):
             return ServerNotReady(message)
         return GenerationFailed(message)
 
 
-def _take(event: Event, on_progress: Callable[[Progress], None]) -> Scene | None:
-    """The scene if the event is one; a failure is raised."""
-    if isinstance(event, Scene):
-        return event
+def _take(event: Event, on_progress: Callable[[Progress], None]) -> None:
+    """Passes progress on; a failure is raised."""
     if isinstance(event, Progress):
         on_progress(event)
-        return None
-    if event.kind == "InvalidInput":
+    elif not isinstance(event, Failure):
+        raise GenerationFailed(f"the server answered with {type(event).__name__}: run one version on both ends")
+    elif event.kind == "InvalidInput":
         raise InvalidInput(event.message)
-    if event.kind == "ServerStopping":
+    elif event.kind == "ServerStopping":
         raise ConnectionLost(event.message)
-    raise GenerationFailed(event.message)
+    else:
+        raise GenerationFailed(event.message)
 
 
 def _answer(response: httpx.Response) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The ASGI application: judges requests (token, limits), queues them, streams the events of each generation.
+"""The ASGI application: judges requests (token, limits), queues them, streams the events of each.
 
 Knows nothing about sockets, certificates or processes, so any ASGI server can run it.
 """
@@ -21,12 +21,12 @@ from starlette.types import Receive, Scope, Send
 
 from scenegen import wire
 from scenegen.scene import InvalidInput, Progress
-from scenegen.server.worker import Job, SceneGenerator, Worker
+from scenegen.server.worker import Job, SceneGenerator, ViewSegmenter, Work, Worker, generate, segment
 
 logger = logging.getLogger(__name__)
 
 ALIVE_S = 2.0
-"""Pause after which a silent generation sends a sign of life; also bounds how long a dead peer goes unnoticed."""
+"""Pause after which silent work sends a sign of life; also bounds how long a dead peer goes unnoticed."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,19 @@ class Refused(Exception):
 
 
 def create_app(
-    load: Callable[[], SceneGenerator], *, token: str | None = None, limits: Limits | None = None
+    load: Callable[[], SceneGenerator],
+    *,
+    load_segmenter: Callable[[], ViewSegmenter] | None = None,
+    token: str | None = None,
+    limits: Limits | None = None,
 ) -> Starlette:
-    """The application: POST /v1/scenes, GET /v1/ready, GET /v1/health.
+    """The application: POST /v1/scenes, POST /v1/segmentations, GET /v1/ready, GET /v1/health.
 
-    load: makes the generator; called once, in the worker's thread, when the application starts, while the application
-    already answers. token: bearer token that scenes and ready ask for. The worker is `app.state.worker`.
+    load, load_segmenter: make the models; called once, in the worker's thread, when the application starts, while the
+    application already answers. token: bearer token that all but health ask for. The worker is `app.state.worker`.
     """
     limits = limits or Limits()
-    worker = Worker(load, limits.waiting)
+    worker = Worker(load, limits.waiting, load_segmenter)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -82,28 +86,42 @@ def create_app(
         return JSONResponse(answer, status_code=200 if worker.state == "ready" else 503)
 
     async def scenes(request: Request) -> Response:
+        return await accept(request, generate)
+
+    async def segmentations(request: Request) -> Response:
+        return await accept(request, segment)
+
+    async def accept(request: Request, what: Callable[[wire.Request], Work]) -> Response:
         _authorise(request, token)
         if request.headers.get("content-type") != wire.MEDIA_TYPE:
             hint = f"send {wire.MEDIA_TYPE}, as scenegen.client of this version does"
             raise Refused(415, "the request has another media type", hint)
         if worker.state != "ready":
-            hint = "wait until /v1/ready says so" if worker.state == "loading" else "correct --weights and start again"
+            hint = (
+                "wait until /v1/ready says so"
+                if worker.state == "loading"
+                else "correct --weights or --segmenter and start again"
+            )
             raise Refused(503, worker.detail, hint)
+        if what is segment and load_segmenter is None:
+            hint = "start it with `scenegen serve --segmenter FOLDER`, or send views with masks"
+            raise Refused(501, "this server has no segmenter", hint)
         if not worker.take_place():
             wait = {"Retry-After": str(max(1, round(worker.last_seconds)))}
             raise Refused(503, f"{limits.waiting} requests are waiting already", "try again later", wait)
         try:
-            generation = await _read(request, limits)
+            work = what(await _read(request, limits))
         except BaseException:
             worker.give_place_back()
             raise
-        return _EventStream(worker, generation)
+        return _EventStream(worker, work)
 
     app = Starlette(
         routes=[
             Route("/v1/health", health, methods=["GET"]),
             Route("/v1/ready", ready, methods=["GET"]),
             Route("/v1/scenes", scenes, methods=["POST"]),
+            Route("/v1/segmentations", segmentations, methods=["POST"]),
         ],
         exception_handlers={Refused: _answer_refused, InvalidInput: _answer_invalid, ClientDisconnect: _answer_none},
         lifespan=lifespan,
@@ -166,9 +184,9 @@ def _check_objects(count: int, limits: Limits) -> None:
 
 
 class _EventStream(StreamingResponse):
-    """The events of one generation, which is queued when the stream begins and cancelled when it ends."""
+    """The events of one request's work, which is queued when the stream begins and cancelled when it ends."""
 
-    def __init__(self, worker: Worker, generation: wire.Request) -> None:
+    def __init__(self, worker: Worker, work: Work) -> None:
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         self._worker = worker
@@ -176,7 +194,7 @@ class _EventStream(StreamingResponse):
         def emit(event: bytes | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        self._job = Job(generation, emit)
+        self._job = Job(work, emit)
         self._events = events
         super().__init__(self._frames(), media_type=wire.MEDIA_TYPE, headers={"Cache-Control": "no-store"})
 

@@ -23,7 +23,7 @@ import uvicorn
 from scenegen.address import Address
 from scenegen.scene import InvalidInput
 from scenegen.server.app import Limits, create_app
-from scenegen.server.worker import SceneGenerator, Worker
+from scenegen.server.worker import SceneGenerator, ViewSegmenter, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def serve(
     load: Callable[[], SceneGenerator],
     listen: str,
     *,
+    load_segmenter: Callable[[], ViewSegmenter] | None = None,
     token: str | None = None,
     certificate: str | None = None,
     key: str | None = None,
@@ -42,12 +43,12 @@ def serve(
 ) -> None:
     """Serve at an address (`unix:/path`, `http://127.0.0.1:port`, `https://host:port`) until SIGTERM or Ctrl+C.
 
-    certificate, key: PEM files, for https. InvalidInput when the address cannot be used, or would be open to others:
-    plain http is for loopback only, and beyond it a token is needed.
+    load_segmenter: as create_app takes it. certificate, key: PEM files, for https. InvalidInput when the address cannot
+    be used, or would be open to others: plain http is for loopback only, and beyond it a token is needed.
     """
     address = Address.parse(listen)
     _check_exposure(address, token, certificate, key)
-    app = create_app(load, token=token, limits=limits)
+    app = create_app(load, load_segmenter=load_segmenter, token=token, limits=limits)
     with _listening(address) as (listener, bound):
         config = uvicorn.Config(
             app,

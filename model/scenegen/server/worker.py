@@ -1,6 +1,6 @@
-"""The thread that generates: loads the model, then does one job at a time, in order of arrival.
+"""The thread that works: loads the models, then does one job at a time, in order of arrival.
 
-Knows nothing about HTTP: a job is a request and a function that takes the encoded events.
+Knows nothing about HTTP: a job is what is to be done and a function that takes the encoded events.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from scenegen.prompts import PromptedView
 from scenegen.scene import Cancelled, Detail, InvalidInput, Progress, Scene, View
-from scenegen.wire import EventWriter, Failure, Request, encode_failure
+from scenegen.wire import EventWriter, Failure, Request, encode_failure, encode_masks
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +48,73 @@ class OnDevice(Protocol):
         """Bytes in use by anybody, and bytes in all; None where the device has no memory of its own."""
 
 
+class ViewSegmenter(Protocol):
+    """What the server needs of a segmenter."""
+
+    def segment(
+        self,
+        views: Sequence[PromptedView],
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> tuple[View, ...]:
+        """Prompted views to views with masks, in the same order; raises InvalidInput, Cancelled."""
+        ...
+
+
+@dataclass(frozen=True)
+class Models:
+    """What was loaded. segmenter: None where the server was started without."""
+
+    generator: SceneGenerator
+    segmenter: ViewSegmenter | None = None
+
+
+Work = Callable[[Models, "Job"], bytes]
+"""Does what a request asks for, telling its job how far it is; gives the last event."""
+
+
+def generate(request: Request) -> Work:
+    """A scene from views."""
+
+    def work(models: Models, job: Job) -> bytes:
+        writer = EventWriter()
+        scene = models.generator.generate(
+            request.views,
+            seed=request.seed,
+            ids=request.ids,
+            detail=request.detail,
+            on_progress=lambda progress: job.emit(writer.progress(progress)),
+            cancelled=job.cancelled.is_set,
+        )
+        return writer.scene(scene)
+
+    return work
+
+
+def segment(request: Request) -> Work:
+    """Masks from prompts. InvalidInput when the request's views are none to be segmented."""
+    views = [view for view in request.views if isinstance(view, PromptedView)]
+    if len(views) < len(request.views):
+        raise InvalidInput("a view has masks and no prompts: give every view a list of prompts, which may be empty")
+
+    def work(models: Models, job: Job) -> bytes:
+        assert models.segmenter is not None, "the application refuses such requests without one"
+        segmented = models.segmenter.segment(
+            views,
+            on_progress=lambda progress: job.emit(EventWriter().progress(progress)),
+            cancelled=job.cancelled.is_set,
+        )
+        return encode_masks([view.masks for view in segmented])
+
+    return work
+
+
 class Job:
     """One request. emit takes its encoded events, from any thread, and None after the last one."""
 
-    def __init__(self, request: Request, emit: Callable[[bytes | None], None]) -> None:
-        self.request = request
+    def __init__(self, work: Work, emit: Callable[[bytes | None], None]) -> None:
+        self._work = work
         self.cancelled = threading.Event()
         self._emit = emit
         self._ended = False
@@ -71,34 +135,30 @@ class Job:
                     self._emit(last)
                 self._emit(None)
 
-    def run(self, generator: SceneGenerator) -> None:
-        """Generate, and end with the scene or with why there is none. Never raises."""
-        writer = EventWriter()
+    def run(self, models: Models) -> None:
+        """Do the work, and end with its result or with why there is none. Never raises."""
         try:
-            scene = generator.generate(
-                self.request.views,
-                seed=self.request.seed,
-                ids=self.request.ids,
-                detail=self.request.detail,
-                on_progress=lambda progress: self.emit(writer.progress(progress)),
-                cancelled=self.cancelled.is_set,
-            )
-            self.end(writer.scene(scene))
+            self.end(self._work(models, self))
         except Cancelled:
             self.end()
         except InvalidInput as error:
             self.end(encode_failure(Failure("InvalidInput", str(error))))
         except Exception as error:  # whatever it was, the next job must run
-            logger.exception("a generation failed")
-            message = f"the generation failed ({type(error).__name__}: {error}): the server's log has the details"
+            logger.exception("a request failed")
+            message = f"the work failed ({type(error).__name__}: {error}): the server's log has the details"
             self.end(encode_failure(Failure("GenerationFailed", message)))
 
 
 class Worker:
-    """One thread over one generator, with room for `waiting` jobs besides the one at work."""
+    """One thread over one device's models, with room for `waiting` jobs besides the one at work."""
 
-    def __init__(self, load: Callable[[], SceneGenerator], waiting: int) -> None:
-        self._load = load
+    def __init__(
+        self,
+        load: Callable[[], SceneGenerator],
+        waiting: int,
+        load_segmenter: Callable[[], ViewSegmenter] | None = None,
+    ) -> None:
+        self._load, self._load_segmenter = load, load_segmenter
         self._places = waiting + 1
         self._taken = 0
         self._queue: deque[Job] = deque()
@@ -174,7 +234,9 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            self._generator = generator = self._load()
+            self._generator = self._load()
+            segmenter = self._load_segmenter() if self._load_segmenter is not None else None
+            models = Models(self._generator, segmenter)
         except Exception as error:  # a server that says why it cannot work is worth more than one that is gone
             logger.exception("the model could not be loaded")
             self.detail, self.state = f"the model could not be loaded: {error}", "failed"
@@ -183,7 +245,7 @@ class Worker:
         logger.info("ready: the model is loaded")
         while (job := self._next()) is not None:
             started = time.monotonic()
-            job.run(generator)
+            job.run(models)
             with self._changed:
                 self._current = None
                 self._taken -= 1

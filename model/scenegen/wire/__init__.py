@@ -6,7 +6,7 @@ HTTP, sockets, limits or torch.
 
 from __future__ import annotations
 
-from scenegen.wire.events import Event, EventReader, EventWriter, Failure, encode_failure
+from scenegen.wire.events import Event, EventReader, EventWriter, Failure, Masks, encode_failure, encode_masks
 from scenegen.wire.frames import ALIVE, MEDIA_TYPE, FrameReader, encode_frame
 from scenegen.wire.request import Request, RequestHeader, RequestReader, encode_request
 
@@ -18,10 +18,12 @@ __all__ = [
     "EventWriter",
     "Failure",
     "FrameReader",
+    "Masks",
     "Request",
     "RequestHeader",
     "RequestReader",
     "encode_failure",
     "encode_frame",
+    "encode_masks",
     "encode_request",
 ]

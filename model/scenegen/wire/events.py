@@ -1,15 +1,17 @@
-"""The events of one generation as frames: progress, each object as GLB, and the scene or why there is none.
+"""The events of one request as frames: progress, each object as GLB, and the scene or masks, or why there are none.
 
 Knows nothing about HTTP or about how long a generation takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scenegen.glb import mesh_from_glb, mesh_to_glb
 from scenegen.scene import DETAILS, Asset, InvalidInput, Placement, Progress, Scene
@@ -20,13 +22,20 @@ FailureKind = Literal["InvalidInput", "GenerationFailed", "ServerStopping"]
 
 @dataclass(frozen=True)
 class Failure:
-    """The generation ended without a scene."""
+    """The request's work ended without a result."""
 
     kind: FailureKind
     message: str
 
 
-Event = Progress | Scene | Failure
+@dataclass(frozen=True)
+class Masks:
+    """The segmentation of a request's views: instance ids int32 [H, W] of each, 0 = background."""
+
+    planes: tuple[NDArray[np.int32], ...]
+
+
+Event = Progress | Scene | Masks | Failure
 
 
 class EventWriter:
@@ -77,13 +86,34 @@ def _describe(scene: Scene) -> Header:
     }
 
 
+def encode_masks(planes: Sequence[NDArray[np.int32]]) -> bytes:
+    """The frame that ends a segmentation."""
+    header: Header = {"kind": "masks", "sizes": [list(plane.shape) for plane in planes]}
+    return encode_frame(header, zlib.compress(b"".join(plane.astype("<i4").tobytes() for plane in planes), 1))
+
+
+def _masks(header: Header, payload: bytes) -> Masks:
+    """The planes of encode_masks; their size is known before anything is unpacked."""
+    sizes = [(int(height), int(width)) for height, width in header["sizes"]]
+    ends = np.cumsum([height * width for height, width in sizes])
+    try:
+        data = zlib.decompressobj().decompress(payload, 4 * int(ends[-1]) + 1)
+    except zlib.error as error:
+        raise ValueError(error) from error
+    pixels = np.frombuffer(data, "<i4").astype(np.int32)
+    if len(pixels) != ends[-1]:
+        raise ValueError(f"{len(data)} bytes for {len(sizes)} planes of {ends[-1]} pixels in all")
+    parts = np.split(pixels, ends[:-1])
+    return Masks(tuple(part.reshape(size) for part, size in zip(parts, sizes, strict=True)))
+
+
 def encode_failure(failure: Failure) -> bytes:
-    """The frame that ends a generation without a scene."""
+    """The frame that ends a request's work without a result."""
     return encode_frame({"kind": "failure", "failure": failure.kind, "message": failure.message})
 
 
 class EventReader:
-    """Reads the events of one generation as their bytes arrive. InvalidInput on bytes that are none."""
+    """Reads the events of one request as their bytes arrive. InvalidInput on bytes that are none."""
 
     def __init__(self) -> None:
         self._frames = FrameReader()
@@ -98,7 +128,7 @@ class EventReader:
                 yield self._event(header, payload)
             except InvalidInput:
                 raise
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
                 raise InvalidInput(
                     f"the server's {header['kind']!r:.40} event is garbled ({error!r}): run one version on both ends"
                 ) from error
@@ -110,6 +140,8 @@ class EventReader:
             return Progress(str(header["stage"]), float(header["fraction"]), asset, scene)
         if header["kind"] == "scene":
             return self._scene(header)
+        if header["kind"] == "masks":
+            return _masks(header, payload)
         if header["kind"] == "failure":
             return Failure(header["failure"], str(header["message"]))
         raise InvalidInput(f"the server sent an unknown event {header['kind']!r:.40}: run one version on both ends")

@@ -1,4 +1,6 @@
-"""A generation request as frames: one that says what comes, then one per image, mask and depth plane.
+"""A request as frames: one that says what comes, then one per image, mask and depth plane.
+
+Of views that are still to be segmented, prompts stand in the first frame, and the images alone follow.
 
 Knows nothing about HTTP or about what a server allows.
 """
@@ -15,8 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from scenegen.prompts import PromptedView
 from scenegen.scene import DETAILS, Detail, Floats, InvalidInput, View
 from scenegen.wire.frames import MEDIA_TYPE, FrameReader, Header, encode_frame
+from scenegen.wire.prompts import decode_prompts, encode_prompt
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -36,7 +40,7 @@ class RequestHeader:
 
 @dataclass(frozen=True)
 class Request:
-    """One generation to do: the arguments of SceneGen.generate."""
+    """One generation to do: the arguments of SceneGen.generate. Of a segmentation, its PromptedViews alone count."""
 
     views: tuple[View, ...]
     seed: int
@@ -59,17 +63,20 @@ def encode_request(
         "views": [
             {
                 "size": list(view.image.shape[:2]),
-                "depth": view.depth_m is not None,
+                "depth": view.depth_m is not None and not isinstance(view, PromptedView),
                 "intrinsics": None if view.intrinsics is None else view.intrinsics.tolist(),
                 "T_world_camera": None if view.T_world_camera is None else view.T_world_camera.tolist(),
                 "stamp_ns": int(view.stamp_ns),
             }
+            | ({"prompts": [encode_prompt(p) for p in view.prompts]} if isinstance(view, PromptedView) else {})
             for view in views
         ],
     }
     frames = [encode_frame(header)]
     for view in views:
         frames.append(_encode_plane("image", view.image, np.dtype("u1"), compact))
+        if isinstance(view, PromptedView):
+            continue
         frames.append(_encode_plane("masks", view.masks, np.dtype("<i4"), compact))
         if view.depth_m is not None:
             frames.append(_encode_plane("depth", view.depth_m, np.dtype("<f4"), compact))
@@ -95,7 +102,7 @@ class RequestReader:
             if self._header is None:
                 self._header, self._view_headers = _parse_request_header(header)
                 self._check(self._header)
-            elif len(self._planes) < sum(2 + view["depth"] for view in self._view_headers):
+            elif len(self._planes) < sum(1 if "prompts" in view else 2 + view["depth"] for view in self._view_headers):
                 self._planes.append((header, payload))
             else:
                 raise InvalidInput("the request goes on after its last view: send one request per connection")
@@ -105,10 +112,15 @@ class RequestReader:
         if self._header is None:
             raise InvalidInput(f"the request is empty or cut short: POST the frames of {MEDIA_TYPE}")
         planes = iter(self._planes)
-        views = []
+        views: list[View] = []
         for index, (view, size) in enumerate(zip(self._view_headers, self._header.sizes, strict=True)):
             name = f"view {index}"
             image = _decode_plane(next(planes, None), name, "image", (*size, 3), np.dtype("u1"))
+            if "prompts" in view:
+                prompts = decode_prompts(view["prompts"], name)
+                stamp_ns = _integer(view.get("stamp_ns"), f"{name} stamp_ns")
+                views.append(PromptedView(image, np.zeros(size, np.int32), stamp_ns=stamp_ns, prompts=prompts))
+                continue
             masks = _decode_plane(next(planes, None), name, "masks", size, np.dtype("<i4"))
             depth_m = _decode_plane(next(planes, None), name, "depth", size, np.dtype("<f4")) if view["depth"] else None
             views.append(
