@@ -113,6 +113,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p.add_argument("--segmenter", metavar="FOLDER", help="make masks from prompts too, with these weights of SAM 2")
     p = commands.add_parser("synthesize", help="write synthetic scenes with everything that is true about them")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--scenes", type=int, default=1)
@@ -211,7 +212,7 @@ def table(placed: Sequence[PlacedObject], frame_id: str) -> list[str]:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from scenegen.server import SceneGenerator, serve
+    from scenegen.server import SceneGenerator, ViewSegmenter, serve
 
     def load() -> SceneGenerator:
         from scenegen.generator.pipeline import SceneGen
@@ -221,7 +222,19 @@ def _serve(args: argparse.Namespace) -> int:
     scheme = "https" if args.certificate or args.key else "http"
     host = f"[{args.host}]" if ":" in args.host else args.host
     listen = f"unix:{os.path.abspath(args.unix)}" if args.unix else f"{scheme}://{host}:{args.port}"
-    serve(load, listen, token=_token(args.token_file), certificate=args.certificate, key=args.key)
+    serve(
+        load,
+        listen,
+        load_segmenter=load_segmenter if args.segmenter else None,
+        token=_token(args.token_file),
+        certificate=args.certificate,
+        key=args.key,
+    )
+    def load_segmenter() -> ViewSegmenter:
+        from scenegen.segmentation import Segmenter
+
+        return Segmenter.from_pretrained(args.segmenter, device=args.device)
+
     return 0
 
 
