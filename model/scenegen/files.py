@@ -105,22 +105,36 @@ def refine_scene(folder: Path, scene: Scene, placed: Sequence[PlacedObject] | No
     InvalidInput when folder holds no scene; SceneNotStored when the disk refuses.
     """
     meta = _read_meta(folder)
+    meta.pop("settled", None)  # by the shapes that now go
     files = {mesh_name(asset.id): mesh_to_glb(asset.mesh) for asset in scene.assets}
     files["scene.glb"] = _whole_glb(scene, placed)
     files["scene.json"] = _json(meta | _describe(scene, placed, preliminary=False))
-    parts = {folder / name: folder / f"{name}.part" for name in files}
     try:
-        for part, data in zip(parts.values(), files.values(), strict=True):
-            _write(part, data)
-        for place, part in parts.items():
-            part.replace(place)
-        _sync_folder(folder / "objects")
-        _sync_folder(folder)
+        _replace(folder, files)
     except OSError as error:
         raise SceneNotStored(f"cannot refine {folder}: {_reason(error, folder)}") from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+
+
+def write_settled(folder: Path, poses: Mapping[int, Floats], about: Mapping[str, Any]) -> None:
+    """Add settled poses to a scene on disk, beside the measured ones, or replace those of an earlier settling.
+
+    poses: T_world_object float64 [4, 4] by id, rigid, metres, z up: `settled` of each object. about: what they were
+    settled with, in JSON's types: `settled` of the scene. InvalidInput when folder holds no scene or one with other
+    ids; SceneNotStored when the disk refuses.
+    """
+    meta = _read_meta(folder)
+    if {entry["id"] for entry in meta["objects"]} != set(poses):
+        raise InvalidInput(f"{folder} has changed while it was being settled: settle it again")
+    for entry in meta["objects"]:
+        rotation = Rotation.from_matrix(poses[entry["id"]][:3, :3])
+        entry["settled"] = {
+            "position_m": _numbers(poses[entry["id"]][:3, 3]),
+            "rotation_wxyz": _numbers(rotation.as_quat(scalar_first=True)),
+        }
+    try:
+        _replace(folder, {"scene.json": _json(meta | {"settled": dict(about)})})
+    except OSError as error:
+        raise SceneNotStored(f"cannot write to {folder}: {_reason(error, folder)}") from error
 
 
 def read_scene(folder: str | Path) -> tuple[Scene, tuple[PlacedObject, ...] | None, dict[str, Any]]:
@@ -280,6 +294,21 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files of a scene's folder, by name, and let them take their places in this order once all are written."""
+    parts = {folder / name: folder / f"{name}.part" for name in files}
+    try:
+        for part, data in zip(parts.values(), files.values(), strict=True):
+            _write(part, data)
+        for place, part in parts.items():
+            part.replace(place)
+        _sync_folder(folder / "objects")
+        _sync_folder(folder)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def _sync_folder(path: Path) -> None:

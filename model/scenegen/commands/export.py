@@ -20,6 +20,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p.add_argument(
         "--level", action="store_true", help="turn a scene in a camera's frame so that its objects stand upright"
     )
+    p.add_argument("--settled", action="store_true", help="with the poses that `scenegen settle` found")
     p.add_argument("--no-floor", action="store_true", help="leave out the static slab under the lowest point")
     p.add_argument(
         "--collision", choices=usd.COLLISIONS, default="pieces", help="USD: what collides (default: convex pieces)"
@@ -30,7 +31,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run(args: argparse.Namespace) -> int:
     check_free(args.out)
     cut = args.format not in NO_PHYSICS
-    scene = read_bodies(args.scene, scale_m=args.scale, level=args.level, floor=not args.no_floor, cut=cut)
+    scene = read_bodies(
+        args.scene, scale_m=args.scale, level=args.level, floor=not args.no_floor, cut=cut, settled=args.settled
+    )
     for body in scene.bodies if cut else ():
         print(
             f"{body.name} {body.label}: {body.physics.mass_kg:.3g} kg at {body.physics.density:g} kg/m^3 (volume by "

@@ -41,17 +41,20 @@ def export_scene(
     scale_m: float | None = None,
     level: bool = False,
     floor: bool = True,
+    settled: bool = False,
 ) -> Path:
     """Write the scene of a folder into another, new or empty, which appears whole or not at all.
 
-    scale_m, level, floor: as read_bodies. Returns the file to open; export.json beside it says what was assumed.
+    scale_m, level, floor, settled: as read_bodies. Returns the file to open; export.json beside it says what was
+    assumed.
     InvalidInput on an unknown format, a folder that is in use, a scene that cannot be read or is not metric.
     SceneNotStored when the disk refuses.
     """
     check_format(format)
     check_free(Path(out))
     cut = format not in NO_PHYSICS
-    return write_bodies(read_bodies(folder, scale_m=scale_m, level=level, floor=floor, cut=cut), format, out)
+    scene = read_bodies(folder, scale_m=scale_m, level=level, floor=floor, cut=cut, settled=settled)
+    return write_bodies(scene, format, out)
 
 
 def write_bodies(scene: Bodies, format: str, out: str | Path, writer: Writer | None = None) -> Path:
@@ -93,6 +96,7 @@ def _describe(scene: Bodies, format: str, main: str) -> dict[str, Any]:
         "scene": scene.name,
         "frame_id": scene.frame_id,
         "stamp_ns": scene.stamp_ns,
+        "settled": scene.settled,
         "floor_z_m": None if scene.floor is None or format in NO_PHYSICS else scene.floor.top_m,
         "objects": [
             {

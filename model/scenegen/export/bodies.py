@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ class Floor:
         """Height of its upper side."""
         return float(self.centre_m[2] + self.size_m[2] / 2)
 
+    def at(self, top_m: float) -> Floor:
+        """The same slab at another height of its upper side."""
+        return replace(self, centre_m=np.append(self.centre_m[:2], top_m - self.size_m[2] / 2))
+
     def mesh(self) -> trimesh.Trimesh:
         """The slab about its own centre, grey."""
         mesh = trimesh.creation.box(self.size_m)
@@ -73,28 +77,51 @@ class Floor:
 
 @dataclass(frozen=True)
 class Bodies:
-    """A scene in metres, world z up. frame_id, stamp_ns: the frame of T_world_object, and when it was seen."""
+    """A scene in metres, world z up. frame_id, stamp_ns: the frame of T_world_object, and when it was seen.
+
+    shelves: slabs like the floor, under what a settled scene has standing higher with nothing known beneath it.
+    settled: poses are settled ones.
+    """
 
     name: str
     bodies: tuple[Body, ...]
     floor: Floor | None
     frame_id: str
     stamp_ns: int
+    shelves: tuple[Floor, ...] = ()
+    settled: bool = False
+
+    @property
+    def supports(self) -> dict[str, Floor]:
+        """What never moves, by name: floor, shelf_1, shelf_2 ..."""
+        shelves = {f"shelf_{i}": shelf for i, shelf in enumerate(self.shelves, start=1)}
+        return ({} if self.floor is None else {"floor": self.floor}) | shelves
 
 
 def read_bodies(
-    folder: str | Path, *, scale_m: float | None = None, level: bool = False, floor: bool = True, cut: bool = True
+    folder: str | Path,
+    *,
+    scale_m: float | None = None,
+    level: bool = False,
+    floor: bool = True,
+    cut: bool = True,
+    settled: bool = False,
 ) -> Bodies:
     """The objects of a scene's folder as bodies in metres.
 
     scale_m: for a scene that is not metric, the length of the query asset's unit box in metres. level: turn the scene
     so that its objects stand upright on the average, about the origin. floor: lay a slab under the lowest point. cut:
-    into convex pieces, which takes seconds per object; without, no body has any.
-    InvalidInput when the folder holds no scene, when lengths are not metres and no scale is given, or are and one is.
+    into convex pieces, which takes seconds per object; without, no body has any. settled: the poses, the scale, the
+    level and the supports that `scenegen settle` found.
+    InvalidInput when the folder holds no scene, when lengths are not metres and no scale is given, or are and one is;
+    when it was not settled, or with another scale or level.
     """
     scene, placed, meta = read_scene(folder)
-    poses, sizes = _metric_poses(Path(folder), scene, placed, scale_m)
-    if level:
+    rest = _settled(Path(folder), meta, scale_m, level) if settled else None
+    poses, sizes = _metric_poses(Path(folder), scene, placed, scale_m if rest is None else rest["scale_m"])
+    if rest is not None:
+        poses = np.stack([_settled_pose(entry["settled"]) for entry in meta["objects"]])
+    elif level:
         up = poses[:, :3, 2].mean(0)
         poses = _turn_up(up) @ poses
     elif _in_camera_frame(meta):
@@ -106,8 +133,32 @@ def read_bodies(
         pieces = tuple(_scaled(piece, size) for piece in parts.pieces)
         physics = mass_properties(_solid(mesh), pieces, density_of(asset.label))
         bodies.append(Body(f"object_{asset.id}", asset.id, asset.label, mesh, pieces, parts.source, T, physics))
-    slab = _floor_under(bodies) if floor else None
-    return Bodies(str(meta["id"]), tuple(bodies), slab, str(meta["frame_id"]), int(meta["stamp_ns"]))
+    slab, shelves = floor_under(bodies) if floor else None, []
+    if rest is not None and slab is not None:
+        slab = slab.at(rest["floor_z_m"])
+        shelves = [Floor(np.array(shelf["centre_m"]), np.array(shelf["size_m"])) for shelf in rest["shelves"]]
+    name, frame, stamp = str(meta["id"]), str(meta["frame_id"]), int(meta["stamp_ns"])
+    return Bodies(name, tuple(bodies), slab, frame, stamp, tuple(shelves), settled)
+
+
+def _settled(folder: Path, meta: Mapping[str, Any], scale_m: float | None, level: bool) -> Mapping[str, Any]:
+    """What a scene was settled with."""
+    rest: Mapping[str, Any] | None = meta.get("settled")
+    if rest is None:
+        raise InvalidInput(f"{folder} was not settled: run `scenegen settle` on it first")
+    if (scale_m is not None and scale_m != rest["scale_m"]) or (level and not rest["level"]):
+        raise InvalidInput(
+            f"{folder} was settled with scale {rest['scale_m']} and {'' if rest['level'] else 'not '}levelled: leave "
+            "these out, or settle it again"
+        )
+    return rest
+
+
+def _settled_pose(entry: Mapping[str, Any]) -> Floats:
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_quat(entry["rotation_wxyz"], scalar_first=True).as_matrix()
+    T[:3, 3] = entry["position_m"]
+    return T
 
 
 def _metric_poses(
@@ -160,7 +211,8 @@ def _solid(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     return surface if surface.is_volume else trimesh.Trimesh(surface.vertices, surface.faces, process=True)
 
 
-def _floor_under(bodies: Sequence[Body]) -> Floor:
+def floor_under(bodies: Sequence[Body]) -> Floor:
+    """A slab under the lowest point of all that is seen."""
     points = np.concatenate([trimesh.transform_points(body.mesh.vertices, body.T_world_object) for body in bodies])
     low, high = points.min(0), points.max(0)
     size = np.append(high[:2] - low[:2] + 2 * MARGIN_M, 0.05)

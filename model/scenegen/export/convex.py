@@ -1,7 +1,8 @@
 """Convex pieces of meshes, for what only collides with convex shapes: cut by coacd, once per mesh.
 
-Pieces are kept on disk by the mesh's hash, for the same scene goes into several formats. Meshes that are convex already
-need no cutting. Knows nothing about units, poses or file formats.
+Pieces are kept on disk by the mesh's hash, for the same scene goes into several formats. What is convex already needs
+no cutting: a whole mesh, or closed parts of one, as the seat and the legs of a stool. Knows nothing about units, poses
+or file formats.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ PRESET: dict[str, float] = {
 """DESIGN section 7: a tenth of the time that coacd's defaults take."""
 CONVEX_SHARE = 0.95
 """A solid that fills so much of its convex hull is not cut."""
+MOST_PARTS = 16
+"""A mesh of more parts is cut as a whole: then they are debris rather than legs."""
 LIMIT_S = 300.0
 _PROGRAM = Path(__file__).with_name("coacd_process.py")
 _log = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cut:
-    """The pieces of a mesh, in its units. source: "coacd", or "hull": one piece, the mesh's convex hull."""
+    """The pieces of a mesh, in its units. source: "coacd"; or "hull": the convex hull of the mesh, or of each part."""
 
     pieces: tuple[trimesh.Trimesh, ...]
     source: str
@@ -60,6 +63,15 @@ def convex_pieces(meshes: Sequence[trimesh.Trimesh], processes: int | None = Non
 
 
 def _cut(mesh: trimesh.Trimesh) -> Cut:
+    parts = list(mesh.split(only_watertight=False))
+    if not 1 < len(parts) <= MOST_PARTS or not all(part.is_volume for part in parts):
+        return _cut_part(mesh)
+    cuts = [_cut_part(part) for part in parts]
+    source = "coacd" if any(cut.source == "coacd" for cut in cuts) else "hull"
+    return Cut(tuple(piece for cut in cuts for piece in cut.pieces), source)
+
+
+def _cut_part(mesh: trimesh.Trimesh) -> Cut:
     hull = mesh.convex_hull
     if is_solid(mesh) and mesh.volume >= CONVEX_SHARE * hull.volume:
         return Cut((hull,), "hull")

@@ -8,6 +8,7 @@ Handles are found by part of their name there, so names have five digits: object
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def write(scene: Bodies, out: Path) -> Path:
         "default_lighting": "",
         "object_instances": [_instance(body) for body in scene.bodies],
     }
-    if scene.floor is not None:
-        _write_stage(scene.floor, out / "stages")
+    if scene.supports:
+        _write_stage(scene.supports, out / "stages")
         instance = {"stage_instance": {"template_name": "floor"}} | instance
     _json(out / "scenes" / f"{scene.name}.scene_instance.json", instance)
     dataset = {
@@ -79,10 +80,11 @@ def _instance(body: Body) -> dict[str, Any]:
     }
 
 
-def _write_stage(floor: Floor, folder: Path) -> None:
-    slab = floor.mesh()
-    slab.apply_transform(trimesh.transformations.translation_matrix(floor.centre_m))
-    (folder / "floor.glb").write_bytes(mesh_to_glb(slab))
+def _write_stage(supports: Mapping[str, Floor], folder: Path) -> None:
+    """A stage's triangles collide as they are."""
+    poses = [trimesh.transformations.translation_matrix(slab.centre_m) for slab in supports.values()]
+    slabs = {name: (slab.mesh(), T) for (name, slab), T in zip(supports.items(), poses, strict=True)}
+    (folder / "floor.glb").write_bytes(meshes_to_glb(slabs))
     config = {"render_asset": "floor.glb", "collision_asset": "floor.glb", **_AXES, "origin": [0, 0, 0]}
     _json(folder / "floor.stage_config.json", config)
 

@@ -23,9 +23,9 @@ def write(scene: Bodies, out: Path) -> Path:
     assets, world = SubElement(root, "asset"), SubElement(root, "worldbody")
     # no shadows: their map is as coarse as the floor is large, and paints stripes on small things
     SubElement(world, "light", dir="0.4 0.5 -0.8", directional="true", castshadow="false")
-    if scene.floor is not None:
-        centre, half = numbers(scene.floor.centre_m), numbers(scene.floor.size_m / 2)
-        SubElement(world, "geom", name="floor", type="box", pos=centre, size=half, rgba="0.6 0.6 0.6 1", condim="4")
+    for name, slab in scene.supports.items():
+        centre, half = numbers(slab.centre_m), numbers(slab.size_m / 2)
+        SubElement(world, "geom", name=name, type="box", pos=centre, size=half, rgba="0.6 0.6 0.6 1", condim="4")
     for body, files in zip(scene.bodies, write_meshes(scene, out), strict=True):
         _add_body(assets, world, body, files)
     return write_xml(root, out / "scene.xml")

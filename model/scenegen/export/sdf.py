@@ -17,8 +17,8 @@ def write(scene: Bodies, out: Path) -> Path:
     _text(world, "gravity", "0 0 -9.81")
     light = SubElement(world, "light", name="sun", type="directional")
     _text(light, "direction", "-0.4 0.2 -0.9")
-    if scene.floor is not None:
-        _add_floor(world, scene.floor)
+    for name, slab in scene.supports.items():
+        _add_slab(world, name, slab)
     for body, files in zip(scene.bodies, write_meshes(scene, out), strict=True):
         _add_model(world, body, files)
     return write_xml(root, out / "scene.sdf")
@@ -40,14 +40,14 @@ def _add_model(world: Element, body: Body, files: MeshFiles) -> None:
         _mesh(SubElement(link, "collision", name=f"piece_{i:02d}"), piece)
 
 
-def _add_floor(world: Element, floor: Floor) -> None:
-    model = SubElement(world, "model", name="floor")
+def _add_slab(world: Element, name: str, slab: Floor) -> None:
+    model = SubElement(world, "model", name=name)
     _text(model, "static", "true")
-    _pose(model, [*floor.centre_m, 0, 0, 0])
+    _pose(model, [*slab.centre_m, 0, 0, 0])
     link = SubElement(model, "link", name="link")
     for kind in ("visual", "collision"):
         geometry = SubElement(SubElement(link, kind, name=kind), "geometry")
-        _text(SubElement(geometry, "box"), "size", numbers(floor.size_m))
+        _text(SubElement(geometry, "box"), "size", numbers(slab.size_m))
 
 
 def _mesh(parent: Element, file: str) -> None:

@@ -38,8 +38,8 @@ def write(scene: Bodies, out: Path, collision: Collision) -> Path:
         placed.AddTranslateOp(UsdGeom.XformOp.PrecisionDouble).Set(Gf.Vec3d(*body.position_m.tolist()))
         w, x, y, z = body.rotation.as_quat(scalar_first=True).tolist()
         placed.AddOrientOp(UsdGeom.XformOp.PrecisionDouble).Set(Gf.Quatd(w, x, y, z))
-    if scene.floor is not None:
-        _add_floor(stage, scene.floor)
+    for name, slab in scene.supports.items():
+        _add_slab(stage, f"/World/{name}", slab)
     stage.GetRootLayer().Save()
     main = out / "scene.usda"
     UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(main)), str(out / "scene.usdz"))
@@ -145,12 +145,12 @@ def _linear(colours: Any) -> Floats:
     return np.asarray(linear, np.float32)
 
 
-def _add_floor(stage: Any, floor: Floor) -> None:
+def _add_slab(stage: Any, path: str, slab: Floor) -> None:
     """Collides and has no rigid body: static."""
-    cube = UsdGeom.Cube.Define(stage, "/World/floor")
+    cube = UsdGeom.Cube.Define(stage, path)
     cube.CreateSizeAttr(1.0)
     cube.CreateExtentAttr([Gf.Vec3f(-0.5), Gf.Vec3f(0.5)])
-    cube.AddTranslateOp().Set(Gf.Vec3d(*floor.centre_m.tolist()))
-    cube.AddScaleOp().Set(Gf.Vec3f(*floor.size_m.tolist()))
+    cube.AddTranslateOp().Set(Gf.Vec3d(*slab.centre_m.tolist()))
+    cube.AddScaleOp().Set(Gf.Vec3f(*slab.size_m.tolist()))
     cube.CreateDisplayColorAttr([Gf.Vec3f(0.3)])
     UsdPhysics.CollisionAPI.Apply(cube.GetPrim())
