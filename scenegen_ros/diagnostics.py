@@ -5,8 +5,10 @@ Plain rules over counters, on a steady clock in seconds; knows nothing about ROS
 
 from __future__ import annotations
 
+import math
+import re
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,8 +17,18 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 SILENT_S = 2.0
-"""A topic that has said nothing for this long is silent."""
+"""A topic that has said nothing for this long is silent, unless it speaks as seldom as that."""
 _WINDOW_S = 3.0
+_PATIENCE = 3
+"""How many times its usual pause a seldom topic may be silent."""
+_MOST_PATIENCE_S = 30.0
+_MOST_PROBLEMS = 8
+_SAME_PROBLEM_S = 10.0
+"""How soon the log hears of the same problem again."""
+_SAME_LINE_S = 30.0
+_NEXT_LINE_S = 2.0
+_NOT_LACKING = ("generation", "outputs", "problems")
+"""Stages that nothing waits for: they are told beside what the node does."""
 
 
 class Level(IntEnum):
@@ -62,6 +74,19 @@ class TopicMonitor:
             recent = [t for t in self._arrivals if now_s - t < _WINDOW_S]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
 
+    @property
+    def newest_stamp_ns(self) -> int | None:
+        """The stamp of the message that came last."""
+        with self._lock:
+            return self._stamps_ns[-1] if self._stamps_ns else None
+
+    def patience_s(self) -> float:
+        """How long it may say nothing before it counts as silent: a segmentation may take seconds for each image."""
+        with self._lock:
+            recent = list(self._arrivals)[-5:]
+        usual = (recent[-1] - recent[0]) / (len(recent) - 1) if len(recent) > 1 else 0.0
+        return max(SILENT_S, min(_PATIENCE * usual, _MOST_PATIENCE_S))
+
     def sent_hz(self) -> float:
         """The rate of the source, from the shortest step between stamps: losses only lengthen steps."""
         with self._lock:
@@ -80,11 +105,11 @@ class TopicMonitor:
             "messages": self.count,
             "rate [Hz]": round(rate, 2),
             "age of the newest [s]": "none yet" if age is None else round(age, 2),
-            "stamp of the newest [s]": "none yet" if age is None else f"{self._stamps_ns[-1] / 1e9:.3f}",
+            "stamp of the newest [s]": "none yet" if (stamp := self.newest_stamp_ns) is None else f"{stamp / 1e9:.3f}",
             "QoS": self.qos_problem or "matches",
         }
         level, message = Level.OK, f"{rate:.1f} Hz"
-        speaks = age is not None and age <= SILENT_S
+        speaks = age is not None and age <= self.patience_s()
         if self.qos_problem and not speaks:
             level, message = Level.ERROR, self.qos_problem
         elif not speaks and not self.needed and publishers == 0:
@@ -105,13 +130,77 @@ class TopicMonitor:
         return Status(self.name, level, message, values)
 
 
+def kind_of(text: str) -> str:
+    """What stays the same of a message while its figures change."""
+    return re.sub(r"[\d.]+", "#", text)
+
+
+class Problems:
+    """What went wrong lately, each kind once, with how often and how long ago. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, _Problem] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, text: str, now_s: float) -> bool:
+        """Takes note of one. True when the log should hear of it: not of the same kind again and again."""
+        with self._lock:
+            problem = self._known.setdefault(kind_of(text), _Problem())
+            problem.text, problem.count, problem.last_s = text, problem.count + 1, now_s
+            self._known.move_to_end(kind_of(text))
+            if len(self._known) > _MOST_PROBLEMS:
+                self._known.popitem(last=False)
+            due = now_s - problem.logged_s > _SAME_PROBLEM_S
+            if due:
+                problem.logged_s = now_s
+            return due
+
+    def status(self, now_s: float) -> Status:
+        """The newest first. Always well: what still is wrong stands in the stage where it is."""
+        with self._lock:
+            newest = list(reversed(self._known.values()))
+        values = {f"{i + 1}: {p.told(now_s)}": p.text for i, p in enumerate(newest)}
+        message = f"the last one, {newest[0].told(now_s)}: {newest[0].text}" if newest else "none so far"
+        return Status("problems", Level.OK, message, values)
+
+
+@dataclass
+class _Problem:
+    text: str = ""
+    count: int = 0
+    last_s: float = 0.0
+    logged_s: float = -math.inf
+
+    def told(self, now_s: float) -> str:
+        return f"{now_s - self.last_s:.0f} s ago" + (f", {self.count} times" if self.count > 1 else "")
+
+
+class LogLine:
+    """One line for the log that says what /diagnostics says, when that has changed or is still not well."""
+
+    def __init__(self) -> None:
+        self._kind: tuple[Level, str] | None = None
+        self._said_s = -math.inf
+
+    def due(self, statuses: Sequence[Status], now_s: float) -> str:
+        """The line, or nothing when it need not be said now. statuses: as published, the first of them first."""
+        first, *stages = statuses
+        kind = first.level, kind_of(first.message)
+        pause_s = _NEXT_LINE_S if kind != self._kind else _SAME_LINE_S if first.level != Level.OK else math.inf
+        if now_s - self._said_s < pause_s:
+            return ""
+        self._kind, self._said_s = kind, now_s
+        told = [f"{s.name}: {'!' if s.message in first.message else s.message}" for s in stages if s.name != "problems"]
+        return f"{first.message} [{' | '.join(told)}]" if told else first.message
+
+
 def summary(state: str, stages: Sequence[Status], working_on: str, idle_reason: str) -> Status:
     """The first status of the array: what the node is doing, or what it waits for, and every error there is.
 
     state: the lifecycle state. stages: in the order in which data flows. working_on: the running generation, or empty.
     idle_reason: what starts the next one.
     """
-    lacking = next((s for s in stages if s.level != Level.OK and s.name != "generation"), None)
+    lacking = next((s for s in stages if s.level != Level.OK and s.name not in _NOT_LACKING), None)
     level = max((s.level for s in stages), default=Level.OK)
     if state != "active":
         transition = "activate" if state == "inactive" else "configure"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -62,11 +63,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a generation ended: with a scene, or cancelled or failed with a message that says why and what to do."""
+    """How a generation ended: with a scene, or cancelled or failed with a message that says why and what to do.
+
+    seconds: wall time of each stage, as the server and the node measured them.
+    """
 
     stored: StoredScene | None
     message: str
     cancelled: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Generation(threading.Thread):
@@ -100,6 +105,7 @@ class Generation(threading.Thread):
         self._kept: list[KeptView] = []
         self._coarse: StoredScene | None = None
         self.stage = Stage("starting", 0.0)
+        self._seconds: dict[str, float] = {}
 
     def stop(self) -> None:
         """Cancels it from outside."""
@@ -122,24 +128,28 @@ class Generation(threading.Thread):
         if outcome.stored is None and self._coarse is not None:
             stays = f"{outcome.message}; its coarse scene {self._coarse.id} was announced before and stays"
             outcome = replace(outcome, message=stays)
-        self._on_done(outcome)
+        self._on_done(replace(outcome, seconds=self._seconds))
 
     def _generate(self) -> StoredScene:
         """Views -> scene -> placed objects -> files; the coarse scene first where a textured one takes longer."""
-        self._kept = self._wait_for_views()
+        with self._timed("waiting for views"):
+            self._kept = self._wait_for_views()
         self._enter("sending views", 0.0)
-        scene = self._generator.generate(
-            [k.view for k in self._kept],
-            seed=self._goal.seed,
-            ids=self._goal.ids or None,
-            detail=self._collector.parameters.detail,
-            on_progress=self._generated,
-            cancelled=self._cancelled,
-        )
+        with self._timed("generating, all in all"):
+            scene = self._generator.generate(
+                [k.view for k in self._kept],
+                seed=self._goal.seed,
+                ids=self._goal.ids or None,
+                detail=self._collector.parameters.detail,
+                on_progress=self._generated,
+                cancelled=self._cancelled,
+            )
+        self._seconds |= scene.seconds
         if self._coarse is None:
             return self._place(scene, GENERATED)
         self._enter("saving", 0.98)
-        stored = self._store.refine(self._coarse, scene)
+        with self._timed("saving"):
+            stored = self._store.refine(self._coarse, scene)
         self._announce(stored)
         return stored
 
@@ -147,10 +157,12 @@ class Generation(threading.Thread):
         """Scene -> placed objects -> files -> announced."""
         self._enter("placing", progress)
         views = [k.view for k in self._kept]
-        objects = place_scene(scene, views, gravity=self._up(views), cancelled=self._cancelled)
+        with self._timed("placing"):
+            objects = place_scene(scene, views, gravity=self._up(views), cancelled=self._cancelled)
         frame_id, stamp_ns = self._frame_and_stamp(objects, self._kept)
         self._enter("saving", progress if preliminary else 0.98)
-        stored = self._store.save(scene, objects, views, frame_id, stamp_ns, preliminary=preliminary)
+        with self._timed("saving"):
+            stored = self._store.save(scene, objects, views, frame_id, stamp_ns, preliminary=preliminary)
         self._announce(stored)
         return stored
 
@@ -209,6 +221,14 @@ class Generation(threading.Thread):
         if progress.scene is not None:  # textures take the server seconds more; objects are placed once, meanwhile
             self._coarse = self._place(progress.scene, share, preliminary=True)
         self._enter(progress.stage, share)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.monotonic() - began_s
 
     def _enter(self, name: str, progress: float) -> None:
         if self._cancelled():

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from scenegen.client import SceneClient
 from scenegen.scene import InvalidInput
 from scenegen_ros.action import GenerateScene
-from scenegen_ros.diagnostics import Level, Status
+from scenegen_ros.diagnostics import Level, Problems, Status
 from scenegen_ros.generation import Generation, Goal, Outcome, Stage
 from scenegen_ros.scene_messages import scene_message
 from scenegen_ros.scene_publisher import ScenePublisher
@@ -41,10 +41,12 @@ class Generations:
         store: SceneStore,
         publisher: ScenePublisher,
         waiting_for: Callable[[], str],
+        problems: Problems,
     ) -> None:
-        """waiting_for: what the node lacks, in words."""
+        """waiting_for: what the node lacks, in words. problems: takes note of generations that fail."""
         self._node, self._collector, self._client = node, collector, client
         self._store, self._publisher, self._waiting_for = store, publisher, waiting_for
+        self._problems = problems
         self._running: Generation | None = None
         self._active = False
         self._last: Outcome | None = None
@@ -99,7 +101,9 @@ class Generations:
     def status(self) -> Status:
         """For /diagnostics."""
         stage, last = self.stage, self._last
-        values = {"last": last.message if last else "none yet"}
+        values: dict[str, object] = {"last": last.message if last else "none yet"}
+        if last is not None:
+            values |= {f"last: {stage} [s]": f"{seconds:.2f}" for stage, seconds in last.seconds.items()}
         if stage is not None:
             values |= {"stage": stage.name, "progress": f"{stage.progress:.2f}", "ready": str(list(stage.ready))}
             return Status("generation", Level.OK, f"{stage.name} ({stage.progress:.0%})", values)
@@ -140,8 +144,12 @@ class Generations:
             if outcome.stored is not None:
                 self._views_used = kept_at_start
                 self._tell(lambda: self._node.get_logger().info(outcome.message))
+            elif outcome.cancelled:
+                self._not_before_s = time.monotonic() + _RETRY_S
+                self._tell(lambda: self._node.get_logger().info(f"no scene: {outcome.message}"))
             else:
                 self._not_before_s = time.monotonic() + _RETRY_S
+                self._problems.add(f"no scene: {outcome.message}", time.monotonic())
                 self._tell(lambda: self._node.get_logger().error(f"no scene: {outcome.message}"))
             self._tell(lambda: on_done(outcome))
 

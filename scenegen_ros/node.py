@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -20,7 +21,7 @@ from rclpy.utilities import try_shutdown
 
 from scenegen.scene import InvalidInput
 from scenegen_ros import parameters
-from scenegen_ros.diagnostics import Level, Status, diagnostic_array, summary
+from scenegen_ros.diagnostics import Level, LogLine, Problems, Status, diagnostic_array, summary
 from scenegen_ros.pipeline import Pipeline
 
 _DIAGNOSTICS_S = 1.0
@@ -38,10 +39,12 @@ def _told(transition: _Transition) -> _Transition:
             return transition(self, state)
         except InvalidInput as error:
             self.fault = str(error)
+            self.problems.add(self.fault, time.monotonic())
             self.get_logger().error(self.fault)
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
             self.fault = f"{type(error).__name__}: {error}"
+            self.problems.add(self.fault, time.monotonic())
             self.get_logger().error(traceback.format_exc())
             return TransitionCallbackReturn.ERROR
 
@@ -57,6 +60,8 @@ class SceneGenNode(LifecycleNode):
         parameters.declare(self)
         self.fault = ""
         """Why the last transition failed."""
+        self.problems = Problems()
+        self._log_line = LogLine()
         self._pipeline: Pipeline | None = None
         self.add_post_set_parameters_callback(self._parameters_set)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -66,7 +71,7 @@ class SceneGenNode(LifecycleNode):
     @_told
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Reads the parameters and makes everything but the subscriptions."""
-        self._pipeline = Pipeline(self, parameters.read(self))
+        self._pipeline = Pipeline(self, parameters.read(self), self.problems)
         return super().on_configure(state)
 
     @_told
@@ -124,7 +129,16 @@ class SceneGenNode(LifecycleNode):
             pipeline.working_on if pipeline is not None else "",
             pipeline.idle_reason if pipeline is not None else "",
         )
-        self._diagnostics.publish(diagnostic_array([first, *stages], self.get_clock().now().to_msg()))
+        statuses = [first, *stages, self.problems.status(time.monotonic())]
+        self._diagnostics.publish(diagnostic_array(statuses, self.get_clock().now().to_msg()))
+        if line := self._log_line.due(statuses, time.monotonic()):
+            # A line each: rclpy wants one severity from each place in the code.
+            if first.level == Level.OK:
+                self.get_logger().info(line)
+            elif first.level == Level.WARN:
+                self.get_logger().warning(line)
+            else:
+                self.get_logger().error(line)
 
 
 def spin(node: SceneGenNode, executor: Executor) -> None:

@@ -1,4 +1,4 @@
-"""What the configured node consists of: inputs -> views -> generation -> scene, and what each of them reports.
+"""What the configured node consists of: inputs -> views -> generation -> scene, and one status of each.
 
 Built at configure, fed between activate and deactivate, destroyed at cleanup.
 """
@@ -16,7 +16,7 @@ from rclpy.timer import Timer
 
 from scenegen.client import SceneClient
 from scenegen.scene import Floats, InvalidInput
-from scenegen_ros.diagnostics import SILENT_S, Level, Status
+from scenegen_ros.diagnostics import Level, Problems, Status
 from scenegen_ros.generations import Generations
 from scenegen_ros.inputs import Inputs, decode_set
 from scenegen_ros.pairing import Message
@@ -25,19 +25,19 @@ from scenegen_ros.rectification import wants_rectifying
 from scenegen_ros.scene_publisher import ScenePublisher
 from scenegen_ros.scene_store import SceneStore
 from scenegen_ros.server_watch import ServerWatch
-from scenegen_ros.transforms import TransformBuffer
+from scenegen_ros.stages import PairingReport, tf_status, views_status
+from scenegen_ros.transforms import TransformBuffer, UnknownFrame
 from scenegen_ros.view_collector import ViewCollector
 
 _POLL_S = 0.1
-_SAME_NOTICE_S = 10.0
 
 
 class Pipeline:
     """The parts of one configured node, joined."""
 
-    def __init__(self, node: LifecycleNode, parameters: Parameters) -> None:
-        """InvalidInput when a parameter cannot be used."""
-        self._node, self._parameters = node, parameters
+    def __init__(self, node: LifecycleNode, parameters: Parameters, problems: Problems) -> None:
+        """problems: takes note of whatever goes wrong. InvalidInput when a parameter cannot be used."""
+        self._node, self._parameters, self._problems = node, parameters, problems
         address = parameters.server.replace("unix:~", f"unix:{Path.home()}", 1)
         self._client = SceneClient(address, _token(parameters.token_file), ca_file=_path(parameters.ca_file))
         self._store = SceneStore(parameters.output_dir, parameters.keep_scenes, self._notice)
@@ -49,13 +49,12 @@ class Pipeline:
         )
         self._publisher = ScenePublisher(node, self._notice)
         self._generations = Generations(
-            node, self._collector, self._client, self._store, self._publisher, self.waiting_for
+            node, self._collector, self._client, self._store, self._publisher, self.waiting_for, problems
         )
         self._watch = ServerWatch(self._client, address)
         self._inputs: Inputs | None = None
         self._timer: Timer | None = None
-        self._paired_before, self._paired_at_s = 0, 0.0
-        self._noticed: tuple[str, float] = ("", 0.0)
+        self._pairing = PairingReport()
 
     def activate(self) -> None:
         """Starts to listen, and announces the newest scene on disk."""
@@ -99,8 +98,10 @@ class Pipeline:
         if inputs is not None:
             for name, monitor in inputs.monitors.items():
                 stages.append(monitor.status(inputs.publishers(name), now_s))
-            stages += [self._tf_status(inputs), self._pairing_status(stages, now_s), self._views_status()]
-        return [*stages, self._watch.status, self._generations.status()]
+            tf = tf_status(self._parameters.fixed_frame, self._collector, self._transforms, inputs.tf_problem)
+            pairing = self._pairing.status(self._collector, inputs.monitors, stages, now_s)
+            stages += [tf, pairing, views_status(self._collector)]
+        return [*stages, self._watch.status, self._generations.status(), self._publisher.status()]
 
     @property
     def working_on(self) -> str:
@@ -115,7 +116,9 @@ class Pipeline:
 
     def waiting_for(self) -> str:
         """The first stage before the server that is not well, in words."""
-        lacking = [s for s in self.statuses() if s.level != Level.OK and s.name not in ("server", "generation")]
+        lacking = [
+            s for s in self.statuses() if s.level != Level.OK and s.name not in ("server", "generation", "outputs")
+        ]
         if lacking:
             return f"{lacking[0].name}: {lacking[0].message}"
         p = self._collector.parameters
@@ -141,56 +144,17 @@ class Pipeline:
     def _lookup(self, camera_frame: str, stamp_ns: int) -> Floats | None:
         if not self._parameters.fixed_frame:
             return None
+        if not camera_frame:
+            raise UnknownFrame("the image's header names no frame: its driver must set frame_id to the optical frame")
         return self._transforms.lookup(self._parameters.fixed_frame, camera_frame, stamp_ns)
 
     def _now_s(self) -> float:
         return self._node.get_clock().now().nanoseconds / 1e9
 
     def _notice(self, text: str) -> None:
-        """Logs a warning; the same one again only after a while."""
-        key, now_s = text[:40], time.monotonic()
-        if key != self._noticed[0] or now_s - self._noticed[1] > _SAME_NOTICE_S:
-            self._noticed = (key, now_s)
+        """Takes note of a problem, and logs a warning; the same one again only after a while."""
+        if self._problems.add(text, time.monotonic()):
             self._node.get_logger().warning(text)
-
-    def _tf_status(self, inputs: Inputs) -> Status:
-        if not self._parameters.fixed_frame:
-            return Status("TF", Level.OK, "not used: fixed_frame is empty")
-        problem = self._collector.problem if "TF" in self._collector.problem else ""
-        values = {"fixed frame": self._parameters.fixed_frame, "waiting": self._collector.waiting_for_tf}
-        if inputs.tf_problem:
-            values["broken transform"] = inputs.tf_problem
-        return Status("TF", Level.WARN if problem else Level.OK, problem or "answers", values)
-
-    def _pairing_status(self, topics: list[Status], now_s: float) -> Status:
-        paired = self._collector.paired
-        if paired != self._paired_before:
-            self._paired_before, self._paired_at_s = paired, now_s
-        lost = dict(sorted(self._collector.lost.items()))
-        values = {"sets": paired, **lost}
-        if now_s - self._paired_at_s <= SILENT_S or any(s.level != Level.OK for s in topics):
-            return Status("pairing", Level.OK, f"{paired} sets so far", values)
-        causes = ", ".join(f"{count} {cause}" for cause, count in lost.items()) or "none yet"
-        message = (
-            "all topics speak but their stamps do not meet within half a frame: masks, depth and camera_info must "
-            f"carry the stamp of their image (lost: {causes})"
-        )
-        return Status("pairing", Level.WARN, message, values)
-
-    def _views_status(self) -> Status:
-        collector = self._collector
-        values = {
-            "kept": collector.count,
-            "most": collector.parameters.max_views,
-            "last problem": collector.last_problem,
-        }
-        if collector.problem:
-            return Status(
-                "views", Level.WARN, f"{collector.count} kept, the newest images are lost: {collector.problem}", values
-            )
-        if collector.count == 0:
-            return Status("views", Level.WARN, "none kept yet", values)
-        return Status("views", Level.OK, f"{collector.count} kept", values)
 
 
 def _path(path: str) -> str | None:

@@ -19,6 +19,7 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from scenegen_ros.diagnostics import Level, Status
 from scenegen_ros.msg import Scene
 from scenegen_ros.scene_messages import detections, marker_array, scene_message, time_message, transforms
 from scenegen_ros.scene_store import StoredScene
@@ -35,18 +36,25 @@ class ScenePublisher:
         self._node = node
         self._lock = threading.Lock()
         self._current: StoredScene | None = None
+        self._publishers: dict[str, LifecyclePublisher] = {}
+        self._qos_problems: dict[str, str] = {}
 
         def publisher(message_type: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
             def incompatible(event: QoSOfferedIncompatibleQoSInfo) -> None:
                 policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
-                on_qos_problem(
-                    f"a subscriber of {topic} asks for a {policy} that cannot match: subscribe reliable, volatile or "
-                    "transient local"
+                problem = (
+                    f"a subscriber of {topic} asks for a {policy} that cannot match: what is sent is reliable, "
+                    + ("volatile" if qos.durability == DurabilityPolicy.VOLATILE else "transient local")
+                    + " and without deadline"
                 )
+                self._qos_problems[topic] = problem
+                on_qos_problem(problem)
 
-            return node.create_lifecycle_publisher(
+            made = node.create_lifecycle_publisher(
                 message_type, topic, qos, event_callbacks=PublisherEventCallbacks(incompatible_qos=incompatible)
             )
+            self._publishers[topic] = made
+            return made
 
         self._scene = publisher(Scene, "~/scene", _LATCHED)
         self._markers = publisher(MarkerArray, "~/markers", _LATCHED)
@@ -68,10 +76,24 @@ class ScenePublisher:
         """The scene announced last."""
         return self._current
 
+    def status(self) -> Status:
+        """Who listens, and who would if his QoS could match."""
+        values: dict[str, object] = {"scene": self._current.id if self._current is not None else "none yet"}
+        problems = []
+        for topic, publisher in self._publishers.items():
+            matched = publisher.get_subscription_count()
+            unmatched = self._node.count_subscribers(publisher.topic_name) - matched
+            values[f"{topic} subscribers"] = matched
+            if unmatched > 0 and topic in self._qos_problems:
+                problems.append(self._qos_problems[topic])
+        if problems:
+            return Status("outputs", Level.ERROR, "; ".join(problems), values)
+        return Status("outputs", Level.OK, f"scene {values['scene']}", values)
+
     def destroy(self) -> None:
         """Takes the timer and every publisher away."""
         self._node.destroy_timer(self._timer)
-        for publisher in (self._scene, self._markers, self._detections, self._tf):
+        for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _repeat_frames(self) -> None:

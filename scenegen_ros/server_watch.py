@@ -6,8 +6,9 @@ Knows nothing about ROS or generations.
 from __future__ import annotations
 
 import threading
+import time
 
-from scenegen.client import SceneClient, ServerError
+from scenegen.client import Readiness, SceneClient, ServerError
 from scenegen.scene import Cancelled
 from scenegen_ros.diagnostics import Level, Status
 
@@ -38,13 +39,30 @@ class ServerWatch:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            values: dict[str, object] = {"address": self._address}
+            asked_s = time.monotonic()
             try:
                 readiness = self._client.ready()
+                values |= {"state": readiness.state, "answers in [s]": f"{time.monotonic() - asked_s:.3f}"}
+                values |= _load(readiness)
                 level = {"ready": Level.OK, "loading": Level.WARN, "failed": Level.ERROR}[readiness.state]
                 message = f"{readiness.state}: {readiness.detail}" if readiness.detail else readiness.state
             except ServerError as error:
                 level, message = Level.ERROR, str(error)
             except Cancelled:
                 return
-            self._status = Status("server", level, message, {"address": self._address})
+            self._status = Status("server", level, message, values)
             self._stopped.wait(_PERIOD_READY_S if level == Level.OK else _PERIOD_WAITING_S)
+
+
+def _load(readiness: Readiness) -> dict[str, object]:
+    """How busy the server is, as far as it says so."""
+    values: dict[str, object] = {}
+    if readiness.working is not None:
+        values["at work"] = "yes" if readiness.working else "no"
+    if readiness.waiting is not None:
+        values["queue"] = f"{readiness.waiting} of {readiness.places}"
+    if readiness.device_memory is not None:
+        used, total = readiness.device_memory
+        values["GPU memory [GiB]"] = f"{used / 2**30:.1f} of {total / 2**30:.1f}"
+    return values

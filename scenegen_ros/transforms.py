@@ -24,7 +24,7 @@ class TransformError(LookupError):
     """TF has no answer. may_come: whether waiting for more of TF can help. cause: what is wrong, to count it by."""
 
     may_come = True
-    cause = "TF has no answer"
+    cause: str
 
 
 class UnknownFrame(TransformError):

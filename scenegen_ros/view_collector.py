@@ -23,6 +23,8 @@ from scenegen_ros.transforms import TransformError
 
 CAPTURE_AGE_S = 2.0
 """A set older than this is not "now" any more: capture() refuses it."""
+NO_TF = "no TF at an image's stamp"
+"""How a problem begins that TF has to answer for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class ViewCollector:
                     if error.may_come and 0 <= now_s - arrived_s < self.parameters.tf_timeout_s:
                         return
                     self._lost[error.cause] += 1
-                    self._problem(f"no TF at an image's stamp: {error}")
+                    self._problem(f"{NO_TF}: {error}")
                 else:
                     self._offer(_Placed(messages, T_world_camera, arrived_s))
                 self._pending.popleft()

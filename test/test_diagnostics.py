@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builtin_interfaces.msg import Time
 
-from scenegen_ros.diagnostics import Level, Status, TopicMonitor, diagnostic_array, summary
+from scenegen_ros.diagnostics import Level, LogLine, Problems, Status, TopicMonitor, diagnostic_array, summary
 
 MS = 1_000_000
 WELL = Status("masks", Level.OK, "30.0 Hz")
@@ -46,6 +46,14 @@ def test_silence_nobody_and_what_is_not_needed() -> None:
     assert optional.status(1, 5.0).level == Level.WARN  # published, so it is waited for
 
 
+def test_a_topic_that_speaks_seldom_is_waited_for_longer() -> None:
+    segmentation, now_s = heard(4.0, 4000, 5)
+    assert segmentation.status(1, now_s + 11).level == Level.OK
+    assert "has been silent for 13 s" in segmentation.status(1, now_s + 13).message
+    lost, now_s = heard(300.0, 300_000, 5)
+    assert lost.status(1, now_s + 31).level == Level.WARN
+
+
 def test_a_qos_problem_is_told_until_the_publisher_is_gone_or_messages_come() -> None:
     monitor, now_s = heard(0.1, 100, 5)
     monitor.qos_problem = "a publisher of /image offers ..."
@@ -70,6 +78,35 @@ def test_the_first_status_answers_what_it_waits_for() -> None:
     assert message("unconfigured") == "unconfigured: waiting for the configure transition"
     assert message("inactive", DOWN) == "inactive: waiting for the activate transition; server: does not answer"
     assert summary("active", [WELL, SILENT], "", "ready").level == Level.WARN
+
+
+def test_problems_are_told_once_each_with_how_often_and_how_long_ago_and_logged_now_and_then() -> None:
+    problems = Problems()
+    assert problems.status(1.0).message == "none so far"
+    assert problems.add("image says 64x48 at 1.5 s", 1.0)
+    assert problems.add("TF lags", 2.0)
+    assert not problems.add("image says 64x48 at 2.5 s", 3.0)
+    assert problems.add("image says 64x48 at 99.5 s", 12.0), "again after a while"
+    status = problems.status(15.0)
+    assert status.level == Level.OK
+    assert status.message == "the last one, 3 s ago, 3 times: image says 64x48 at 99.5 s"
+    assert status.values == {"1: 3 s ago, 3 times": "image says 64x48 at 99.5 s", "2: 13 s ago": "TF lags"}
+    for i in range(20):
+        problems.add("abcdefghijklmnopqrstu"[i], 20.0)
+    assert len(problems.status(21.0).values) == 8
+
+
+def test_the_log_has_one_line_when_what_is_said_changes_and_now_and_then_while_not_well() -> None:
+    log = LogLine()
+    well, waiting = Status("node", Level.OK, "ready"), Status("node", Level.WARN, "waiting for image: silent for 3 s")
+    image = Status("image", Level.WARN, "silent for 3 s")
+    assert log.due([well, WELL], 100.0) == "ready [masks: 30.0 Hz]"
+    assert not log.due([waiting, image, WELL], 101.0), "what lasts a moment only is not worth a line"
+    assert log.due([waiting, image, WELL], 103.0) == "waiting for image: silent for 3 s [image: ! | masks: 30.0 Hz]"
+    later = Status("node", Level.WARN, "waiting for image: silent for 20 s")
+    assert not log.due([later, image, WELL], 120.0), "only figures changed"
+    assert log.due([later, image, WELL], 134.0)
+    assert log.due([well, WELL], 136.0) and not log.due([well, WELL], 1000.0)
 
 
 def test_the_message() -> None:

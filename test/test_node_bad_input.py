@@ -110,7 +110,7 @@ def test_stamps_that_run_backwards(ros_context: rclpy.Context, tmp_path: Path) -
         r.camera.stamp_ns = 5_000_000_000
         r.camera.paused = False
         r.ears.has_been_told("views", "last problem", "jumped back by", "starting over")
-        wait_for(lambda: r.ears.value("pairing", "time ran backwards"), "the jump to be counted")
+        wait_for(lambda: r.ears.value("pairing", "lost: time ran backwards"), "the jump to be counted")
         result = r.ears.generate()
         assert result.success and result.scene.header.stamp.sec < 1000
 
