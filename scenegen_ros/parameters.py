@@ -98,7 +98,7 @@ class Parameters:
         0.5, "How long a set of images waits for TF at its stamp, in seconds.", low=0.0, high=60.0
     )
     max_views: int = _row(
-        8, "Views held at most; when full, the older of the two nearest to each other goes.", low=1, high=16
+        8, "Views held at most; when full, the one goes whose angle the others cover best.", low=1, high=16
     )
     min_translation_m: float = _row(
         0.1, "A view is kept when the camera stands this far from every kept view, in metres, ...", low=0.0, high=100.0

@@ -1,18 +1,16 @@
-"""Gathers the views worth keeping: paired, placed by TF, far enough from one another, at most max_views.
+"""Gathers the views worth keeping: paired, placed by TF, far enough from one another, sharp, at most max_views.
 
 Knows nothing about ROS: it takes serialized messages, a function that decodes a set of them and one that looks TF up.
-Only what is kept is decoded. Nothing here waits: a set whose TF has not come stays pending until poll() finds it or its
-time is over. Every set that is lost is counted under its cause.
+Only what is kept, or compared with what is kept, is decoded. Nothing here waits: a set whose TF has not come stays
+pending until poll() finds it or its time is over. Every set that is lost is counted under its cause.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 
@@ -20,20 +18,37 @@ from scenegen.scene import Floats, InvalidInput, View
 from scenegen_ros.pairing import Message, MessageSet, Pairer, TimeJumpedBack
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.transforms import TransformError
+from scenegen_ros.view_choice import SHARPER, Aim, differences, missed, motion, sharpness
 
 CAPTURE_AGE_S = 2.0
 """A set older than this is not "now" any more: capture() refuses it."""
 NO_TF = "no TF at an image's stamp"
 """How a problem begins that TF has to answer for."""
 
+COMPARE_S = 0.15
+"""How often a set that was seen from where a kept view stands is decoded to see whether it is sharper, ..."""
+COMPARISONS = 20
+"""... and how often for one kept view: a camera that stands still has shown what it can."""
+
+PLACES = 128
+"""Places that views were kept from and that are remembered when the views are gone, for what stays to cover them."""
+
 
 @dataclass(frozen=True, eq=False)
 class KeptView:
-    """A view, the camera frame it came from, and the instances it sees."""
+    """A view, the camera frame it came from, the ids it sees, where it looks (None without TF), and how sharp it is."""
 
     view: View
     frame_id: str
     ids: frozenset[int]
+    aim: Aim | None
+    sharpness: float
+
+    @staticmethod
+    def of(view: View, frame_id: str) -> KeptView:
+        """A view that has its camera pose where there is one."""
+        aim = None if view.T_world_camera is None else Aim.of(view, view.T_world_camera)
+        return KeptView(view, frame_id, frozenset(view.instance_ids), aim, sharpness(view))
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,9 @@ class ViewCollector:
         self._pending: deque[tuple[MessageSet, float]] = deque(maxlen=parameters.queue_size)
         self._latest: _Placed | None = None
         self._views: list[KeptView] = []
+        self._seen: deque[Aim] = deque(maxlen=PLACES)
+        self._compared: Counter[int] = Counter()
+        self._compared_s = -np.inf
         self._lost: Counter[str] = Counter()
         self._passed: Counter[str] = Counter()
         self.partners: tuple[str, ...] = ("image", "camera_info")
@@ -123,12 +141,23 @@ class ViewCollector:
                     f"no usable set of messages in the last {CAPTURE_AGE_S:g} s: /diagnostics says what is missing"
                 )
             kept = next((k for k in self._views if k.view.stamp_ns == latest.messages.stamp_ns), None)
-            return kept or self._keep(latest)
+            return kept or self._keep(self._decoded(latest))
 
     def views(self) -> tuple[KeptView, ...]:
-        """The kept views, the one that sees most instances first, then the newest."""
+        """The kept views, those that see most instances first.
+
+        The newest of them leads; each of the others shows most that those before it do not, so that the first few are
+        the best few.
+        """
         with self._lock:
-            return tuple(sorted(self._views, key=lambda k: (-len(k.ids), -k.view.stamp_ns)))
+            left = sorted(self._views, key=lambda k: (-len(k.ids), -k.view.stamp_ns))
+            apart = self._differences([kept.aim for kept in left], left)
+            order = [0] if left else []
+            while len(order) < len(left):
+                rest = [i for i in range(len(left)) if i not in order]
+                rest = [i for i in rest if len(left[i].ids) == len(left[rest[0]].ids)]
+                order.append(max(rest, key=lambda i: apart[i, order].min()))
+            return tuple(left[i] for i in order)
 
     def refresh(self) -> None:
         """Lets the newest set take the place of the kept view nearest to it.
@@ -139,10 +168,10 @@ class ViewCollector:
             latest = self._latest
             if latest is None or not self._views or latest.messages.stamp_ns <= self._newest_ns():
                 return
-            near = min(self._views, key=lambda k: self._distance(k.view.T_world_camera, latest.T_world_camera))
-            if self._is_near(near.view.T_world_camera, latest.T_world_camera):
+            near = self._near(latest.T_world_camera)
+            if near:
                 try:
-                    self._keep(latest, instead_of=near)
+                    self._keep(self._decoded(latest), instead_of=near[0])
                 except InvalidInput:
                     pass  # counted and told; the kept views stand
 
@@ -151,6 +180,8 @@ class ViewCollector:
         with self._lock:
             dropped = len(self._views)
             self._views.clear()
+            self._seen.clear()
+            self._compared.clear()
             self._pairer.clear()
             self._pending.clear()
             self._latest = None
@@ -179,39 +210,64 @@ class ViewCollector:
             return dict(self._passed)
 
     def _offer(self, placed: _Placed) -> None:
-        """Keeps a set that was seen from somewhere new; remembers it as the newest either way."""
+        """Keeps a set that was seen from somewhere new, or more sharply; remembers it as the newest either way."""
         self._latest = placed
-        if any(self._is_near(kept.view.T_world_camera, placed.T_world_camera) for kept in self._views):
+        near = self._near(placed.T_world_camera)
+        if near and not self._worth_comparing(near, placed):
             self.problem = ""
             self._passed["the camera had not moved"] += 1
             return
         try:
-            self._keep(placed)
+            kept = self._decoded(placed)
         except InvalidInput:
             self._latest = None  # counted and told
+            return
+        self._compared_s = placed.arrived_s
+        if not near:
+            self._keep(kept)
+            return
+        self.problem = ""
+        self._compared[near[0].view.stamp_ns] += 1
+        if kept.sharpness > SHARPER * near[0].sharpness and kept.ids >= near[0].ids:
+            self._keep(kept, instead_of=near[0])
+        else:
+            self._passed["the camera had not moved"] += 1
 
-    def _keep(self, placed: _Placed, instead_of: KeptView | None = None) -> KeptView:
-        """Decodes a set and keeps it. InvalidInput, counted, when it cannot be used."""
+    def _worth_comparing(self, near: list[KeptView], placed: _Placed) -> bool:
+        """Whether a set may take the place of the nearest view: near no other, and it is time to look."""
+        return (
+            len(near) == 1
+            and near[0].aim is not None
+            and not 0 <= placed.arrived_s - self._compared_s < COMPARE_S
+            and self._compared[near[0].view.stamp_ns] < COMPARISONS
+        )
+
+    def _decoded(self, placed: _Placed) -> KeptView:
+        """A set's view. InvalidInput, counted, when it cannot be used."""
         try:
-            view = self._decode(placed.messages)
-            ids = frozenset(view.instance_ids)
-            if not ids:
+            view = replace(self._decode(placed.messages), T_world_camera=placed.T_world_camera)
+            kept = KeptView.of(view, placed.messages.frame_id)
+            if not kept.ids:
                 raise InvalidInput("masks hold no instance, every pixel is 0: does the segmentation find anything?")
-            view = replace(view, T_world_camera=placed.T_world_camera)
         except InvalidInput as error:
             self._lost[f"unusable {str(error).split(' ')[0]}"] += 1
             self._problem(str(error))
             raise
+        return kept
+
+    def _keep(self, kept: KeptView, instead_of: KeptView | None = None) -> KeptView:
         if instead_of is None:
             self.kept_ever += 1
         else:
             self._views.remove(instead_of)
-            self._passed["replaced by a newer one from there"] += 1
-        kept = KeptView(view, placed.messages.frame_id, ids)
+            newer = "a sharper" if kept.sharpness > SHARPER * instead_of.sharpness else "a newer"
+            self._passed[f"replaced by {newer} one from there"] += 1
         self._views.append(kept)
+        self._remember(kept.aim)
         while len(self._views) > self.parameters.max_views:
             self._views.remove(self._most_redundant())
             self._passed["redundant among max_views"] += 1
+        self._compared = Counter({k.view.stamp_ns: self._compared[k.view.stamp_ns] for k in self._views})
         self.problem = ""
         return kept
 
@@ -219,33 +275,44 @@ class ViewCollector:
         return max((kept.view.stamp_ns for kept in self._views), default=0)
 
     def _most_redundant(self) -> KeptView:
-        """The older of the two views that are nearest to each other."""
-        pairs = combinations(sorted(self._views, key=lambda k: k.view.stamp_ns), 2)
-        return min(pairs, key=lambda p: self._distance(p[0].view.T_world_camera, p[1].view.T_world_camera))[0]
+        """The view whose place, among all places views were kept from, is covered best by the others.
 
-    def _is_near(self, T_world_a: Floats | None, T_world_b: Floats | None) -> bool:
-        """Without poses nothing tells views apart: all are near."""
-        if T_world_a is None or T_world_b is None:
-            return True
-        metres, degrees = _motion(T_world_a, T_world_b)
-        return metres < self.parameters.min_translation_m and degrees < self.parameters.min_rotation_deg
+        Of views that are missed about as little: what sees fewer objects, else what is less sharp, else the oldest.
+        """
+        history = [*self._seen, *(kept.aim for kept in self._views)]
+        cost = missed(self._differences(history, self._views))
+        alike = [kept for kept, c in zip(self._views, cost, strict=True) if c <= 2 * cost.min() + 0.01]
+        fewest = min(len(kept.ids) for kept in alike)
+        alike = [kept for kept in alike if len(kept.ids) == fewest]
+        softest = min(kept.sharpness for kept in alike)
+        return min((k for k in alike if k.sharpness <= SHARPER * softest), key=lambda k: k.view.stamp_ns)
 
-    def _distance(self, T_world_a: Floats | None, T_world_b: Floats | None) -> float:
-        """Motion between two poses, each part in units of what makes a view new."""
-        if T_world_a is None or T_world_b is None:
-            return 0.0
-        metres, degrees = _motion(T_world_a, T_world_b)
-        return metres / max(self.parameters.min_translation_m, 1e-3) + degrees / max(
-            self.parameters.min_rotation_deg, 1e-1
-        )
+    def _remember(self, aim: Aim | None) -> None:
+        """Notes a place that a view was kept from, unless one like it is noted."""
+        if aim is not None and (not self._seen or self._differences([aim], self._seen).min() > 0.5):
+            self._seen.append(aim)
+
+    def _differences(self, of: Sequence[Aim | None], than: Sequence[Aim | KeptView | None]) -> Floats:
+        """How much else each view shows than each other, float64 [n, m]; zero where TF says nothing."""
+        others = [other.aim if isinstance(other, KeptView) else other for other in than]
+        some, rest = [aim for aim in of if aim is not None], [aim for aim in others if aim is not None]
+        if len(some) < len(of) or len(rest) < len(others):
+            return np.zeros((len(of), len(others)))
+        return differences(some, rest, self.parameters.min_translation_m, self.parameters.min_rotation_deg)
+
+    def _near(self, T_world_camera: Floats | None) -> list[KeptView]:
+        """The kept views that a camera there stands near to, the nearest first. Without poses all views are near."""
+        found = []
+        for i, kept in enumerate(self._views):
+            if kept.view.T_world_camera is None or T_world_camera is None:
+                found.append((0.0, i))
+                continue
+            metres, degrees = motion(kept.view.T_world_camera, T_world_camera)
+            near_m, near_deg = self.parameters.min_translation_m, self.parameters.min_rotation_deg
+            if metres < near_m and degrees < near_deg:
+                found.append((metres / near_m + degrees / near_deg, i))
+        return [self._views[i] for _, i in sorted(found)]
 
     def _problem(self, text: str) -> None:
         self.problem = self.last_problem = text
         self._notice(text)
-
-
-def _motion(T_world_a: Floats, T_world_b: Floats) -> tuple[float, float]:
-    """Metres and degrees between two camera poses."""
-    cosine = (float(np.vdot(T_world_a[:3, :3], T_world_b[:3, :3])) - 1) / 2  # with each frame: no Rotation objects
-    turn = math.acos(min(max(cosine, -1.0), 1.0))
-    return math.dist(T_world_a[:3, 3], T_world_b[:3, 3]), math.degrees(turn)
