@@ -53,6 +53,9 @@ def test_what_is_no_solid_is_measured_on_its_pieces_or_its_box() -> None:
     apart = trimesh.util.concatenate([arm.copy() for arm in arms])
     covers = tuple(arm.copy().apply_scale(1.1) for arm in arms)
     assert mass_properties(apart, covers, 1.0).mass_kg == pytest.approx(0.032)
+    through = mass_properties(crossed, (trimesh.creation.box((1, 0.2, 0.2)), trimesh.creation.box((0.2, 1, 0.2))), 1.0)
+    assert through.mass_kg == pytest.approx(0.072, rel=0.01), "the middle lies in two pieces, and counts once"
+    assert np.diag(through.inertia) == pytest.approx([0.00368, 0.00368, 0.00688], rel=0.01)
     inside_out = cube.copy()
     inside_out.invert()
     for broken in (trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]), inside_out):
@@ -80,6 +83,24 @@ def test_a_hollow_shape_is_cut_once_and_a_convex_one_not_at_all(monkeypatch: pyt
     monkeypatch.setattr(convex, "_run", lambda *_: pytest.fail("cut again"))
     (again,) = convex_pieces([exporting.corner()])
     assert [piece.volume for piece in again.pieces] == [piece.volume for piece in cut.pieces]
+
+
+def test_convex_parts_are_pieces_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stool's seat and legs need no cutting; a hollow part among them does, and nothing else."""
+    legs = [trimesh.creation.box((0.1, 0.1, 0.9)).apply_translation([x, y, -0.4]) for x in (0, 0.8) for y in (0, 0.8)]
+    given = []
+    monkeypatch.setattr(convex, "_run", lambda mesh, _: given.append(mesh) or pytest.fail("cut"))
+    (stool,) = convex_pieces([trimesh.util.concatenate([trimesh.creation.box((1, 1, 0.1)), *legs])])
+    assert stool.source == "hull"
+    assert sorted(piece.volume for piece in stool.pieces) == pytest.approx([0.009] * 4 + [0.1])
+    monkeypatch.setattr(convex, "_run", lambda mesh, _: given.append(mesh) or _refuse())
+    (mixed,) = convex_pieces([trimesh.util.concatenate([exporting.corner(), *legs])])
+    assert [len(mesh.faces) for mesh in given] == [len(exporting.corner().faces)]
+    assert len(mixed.pieces) == 5
+
+
+def _refuse() -> None:
+    raise OSError("no")
 
 
 def test_the_hull_stands_in_where_coacd_crashes(
