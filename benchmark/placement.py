@@ -1,11 +1,8 @@
 """How well place_scene puts generated scenes where they stand: errors, success and time over synthetic scenes.
 
-The generated scene is made from the truth and then corrupted (issue 6):
-exact: true meshes and relative placements, in the query asset's frame and unit.
-both: placements off by 5 % of the query's size, 5 degrees, 5 % in scale; shapes voxelised at 32^3.
-hard: 10 %, 10 degrees, 10 %; shapes stretched by up to 10 % per axis, then voxelised.
-rough: like a small generator: 30 % of the query's size, 5 degrees, 15 %, one object turned by 90 degrees; shapes
-stretched and voxelised, their surfaces wavy (voxel IoU about 0.65).
+One row of the table in docs/placement.md a call, as JSON: errors of place_scene, and under scaled_icp and cpd those of
+two registrations of the same clouds. benchmark/placement_scenes.py says what the shapes are and what was sensed. The
+same seed gives the same scenes and poses; seconds are this thread's CPU time for one scene.
 """
 
 from __future__ import annotations
@@ -13,169 +10,164 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import trimesh
-from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
-from skimage.measure import marching_cubes
 
+from benchmark.placement_baselines import cpd, merged_model, merged_points, scaled_icp
+from benchmark.placement_scenes import SHAPES, Case, make_case
+from scenegen.evaluation.symmetry import rotation_error_deg
 from scenegen.placement import place_scene
-from scenegen.scene import Asset, Floats, PlacedObject, Placement, Scene
-from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render_views, true_scene
+from scenegen.scene import Floats
 
-MIN_PIXELS = 300
 UP = np.array([0.0, 0.0, 1.0])
+NEAR_M, NEAR_DEG, NEAR_ADD_S = 0.02, 5.0, 0.03
+BINS = np.linspace(0, 1, 11)
+Report = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Corruption:
-    """Standard deviations of shift (query sizes), rotation (degrees) and log-scale; shape faults; a wrong yaw."""
+@dataclass
+class Errors:
+    """One method's errors, a number for each object (seconds: for each scene)."""
 
-    shift: float = 0.0
-    turn: float = 0.0
-    scale: float = 0.0
-    stretch: float = 0.0
-    voxels: bool = False
-    wavy: float = 0.0
-    wrong_yaw: bool = False
+    position_m: list[float] = field(default_factory=list)
+    rotation_deg: list[float] = field(default_factory=list)
+    size_ratio: list[float] = field(default_factory=list)
+    add_s: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
+    def add(self, case: Case, k: int, T_world_asset: Floats) -> None:
+        """Score the similarity [4, 4] of the scene's asset k."""
+        index = case.visible[k]
+        thing, T_true, size = case.truth.objects[index], case.truth.T_world_object[index], case.truth.size_m[index]
+        scale = float(np.cbrt(np.linalg.det(T_world_asset[:3, :3])))
+        R, mesh = T_world_asset[:3, :3] / scale, case.scene.assets[k].mesh
+        ratio = scale * float(mesh.extents.max()) / (float(thing.mesh().extents.max()) * size)
+        self.position_m.append(float(np.linalg.norm(T_world_asset[:3, 3] - T_true[:3, 3])))
+        self.rotation_deg.append(float(rotation_error_deg(R, T_true[:3, :3], thing.symmetry)))
+        self.size_ratio.append(max(ratio, 1 / ratio))
+        truth = trimesh.sample.sample_surface(thing.mesh(), 1000, seed=1)[0] * size
+        surface = trimesh.sample.sample_surface(mesh, 4000, seed=0)[0] @ T_world_asset[:3, :3].T + T_world_asset[:3, 3]
+        distance = cKDTree(surface).query(truth @ T_true[:3, :3].T + T_true[:3, 3])[0]
+        self.add_s.append(float(distance.mean() / np.linalg.norm(np.ptp(truth, axis=0))))
 
-CORRUPTIONS = {
-    "exact": Corruption(),
-    "both": Corruption(0.05, 5, 0.05, 0.0, True),
-    "hard": Corruption(0.10, 10, 0.10, 0.10, True),
-    "rough": Corruption(0.30, 5, 0.15, 0.10, True, 1.5, True),
-}
+    def near(self) -> Floats:
+        """Whether each object stands within 2 cm and 5 degrees, 0 or 1 [n]."""
+        return ((np.array(self.position_m) < NEAR_M) & (np.array(self.rotation_deg) < NEAR_DEG)).astype(float)
 
-
-def voxelised(occupancy: NDArray[np.bool_], wavy: float, random: np.random.Generator) -> trimesh.Trimesh:
-    """Marching cubes of an occupancy grid over the unit box, as a coarse asset is made; wavy: error in voxels."""
-    field = np.pad(occupancy, 2).astype(np.float32)
-    if wavy:
-        distance = distance_transform_edt(field == 0) - distance_transform_edt(field > 0)
-        wave = gaussian_filter(random.normal(size=field.shape), 3)
-        field = (distance < wave * (wavy / wave.std())).astype(np.float32)
-    vertices, faces, _, _ = marching_cubes(field, 0.5)
-    return trimesh.Trimesh((vertices - 1.5) / occupancy.shape[0] - 0.5, faces, process=False)
-
-
-def generated(truth: SyntheticScene, exact: Scene, kind: Corruption, random: np.random.Generator) -> Scene:
-    """The scene an imperfect generator would have made where a perfect one makes `exact`."""
-    wrong = random.integers(len(exact.assets)) if kind.wrong_yaw else -1
-    assets, placements = [], []
-    for k, (asset, placement) in enumerate(zip(exact.assets, exact.placements, strict=True)):
-        thing = truth.objects[asset.id - 1]
-        mesh = voxelised(thing.occupancy(32), kind.wavy, random) if kind.voxels else asset.mesh
-        stretch = 1 + random.uniform(-kind.stretch, kind.stretch, 3)
-        mesh = trimesh.Trimesh(mesh.vertices * stretch / stretch.max(), mesh.faces, process=False)
-        assets.append(Asset(asset.id, asset.label, mesh))
-        if k != exact.query:
-            axis = random.normal(size=3)
-            turn = Rotation.from_rotvec(axis / np.linalg.norm(axis) * np.deg2rad(kind.turn) * random.normal())
-            wrong_yaw = Rotation.from_rotvec([0, np.pi / 2 if k == wrong else 0, 0])
-            rotation = Rotation.from_quat(placement.rotation_wxyz, scalar_first=True) * turn * wrong_yaw
-            placement = Placement(
-                placement.translation + random.normal(size=3) * kind.shift / np.sqrt(3),
-                rotation.as_quat(scalar_first=True),
-                placement.scale * float(np.exp(random.normal() * kind.scale)),
-            )
-        placements.append(placement)
-    return Scene(tuple(assets), tuple(placements), exact.query)
+    def report(self) -> Report:
+        """Medians, 95th percentiles and shares."""
+        within = float(np.mean(np.array(self.add_s) < NEAR_ADD_S))
+        return {
+            "position_m": _summary(self.position_m),
+            "rotation_deg": _summary(self.rotation_deg),
+            "size_ratio": _summary(self.size_ratio),
+            "add_s": {**_summary(self.add_s), "within_3_percent": within},
+            "success": float(self.near().mean()),
+            "seconds": float(np.median(self.seconds)),
+            "seconds_p95": float(np.percentile(self.seconds, 95)),
+        }
 
 
-def rotation_error_deg(R: Floats, R_true: Floats, symmetry: int) -> float:
-    """Angle between rotations [3, 3] in degrees, the least over the object's yaw symmetries (0: round)."""
-    if symmetry == 0:
-        return float(np.rad2deg(np.arccos(np.clip(R[:, 2] @ R_true[:, 2], -1, 1))))
-    yaws = Rotation.from_rotvec(np.arange(symmetry)[:, None] * (2 * np.pi / symmetry) * UP).as_matrix()
-    return float(np.rad2deg(Rotation.from_matrix(R.T @ R_true @ yaws).magnitude().min()))
-
-
-def add_s(placed: PlacedObject, points: Floats, T_world_true: Floats, size: float) -> float:
-    """Mean distance from the true surface [n, 3] (asset frame) to the placed one, as a share of the true diameter."""
-    truth = points @ T_world_true[:3, :3].T * size + T_world_true[:3, 3]
-    surface = trimesh.sample.sample_surface(placed.asset.mesh, 3000, seed=0)[0] * placed.scale_m
-    surface = surface @ placed.T_world_object[:3, :3].T + placed.T_world_object[:3, 3]
-    diameter = size * float(np.linalg.norm(np.ptp(points, axis=0)))
-    return float(cKDTree(surface).query(truth)[0].mean()) / diameter
-
-
-def run(seed: int, scenes: int, views: int, shapes: str, gravity: bool, verbose: bool = False) -> dict[str, object]:
-    """Errors over scenes of 2-5 objects ; objects under MIN_PIXELS in the first view are left out."""
-    rows: dict[str, list[float]] = {k: [] for k in ("position", "rotation", "size", "add_s", "confidence", "seconds")}
-    for number in range(scenes):
-        truth = make_scene(seed + number)
-        cameras = camera_path(truth, views, seed + number)
-        random = np.random.default_rng(seed + number)
-        taken = render_views(truth, Camera.pinhole(), cameras, random)
-        visible = [i for i in taken[0].instance_ids if (taken[0].masks == i).sum() >= MIN_PIXELS]
-        if not visible:
+def run(
+    seed: int,
+    scenes: int,
+    views: int,
+    shapes: str,
+    gravity: bool,
+    count: tuple[int, int] = (2, 5),
+    verbose: bool = False,
+) -> Report:
+    """One row: scenes seed, seed + 1, ... of count[0]..count[1] objects."""
+    ours, icp, drift = Errors(), Errors(), Errors()
+    confidence: list[float] = []
+    for number in range(seed, seed + scenes):
+        case = make_case(number, views, shapes, count)
+        if case is None:
             continue
-        scene = generated(truth, true_scene(truth, taken[0], visible), CORRUPTIONS[shapes], random)
         began = time.process_time()
-        placed = place_scene(scene, taken, gravity=UP if gravity else None)
-        rows["seconds"].append(time.process_time() - began)
-        for found, index in zip(placed, (i - 1 for i in visible), strict=True):
-            thing, T_true, size = truth.objects[index], truth.T_world_object[index], float(truth.size_m[index])
-            points = trimesh.sample.sample_surface(thing.mesh(), 1000, seed=1)[0]
-            extent = float(thing.mesh().extents.max()) * size
-            rows["position"].append(float(np.linalg.norm(found.T_world_object[:3, 3] - T_true[:3, 3])))
-            rows["rotation"].append(rotation_error_deg(found.T_world_object[:3, :3], T_true[:3, :3], thing.symmetry))
-            rows["size"].append(float(found.size_m.max() / extent))
-            rows["add_s"].append(add_s(found, points, T_true, size))
-            rows["confidence"].append(found.confidence)
+        placed = place_scene(case.scene, case.views, gravity=UP if gravity else None)
+        ours.seconds.append(time.process_time() - began)
+        for k, found in enumerate(placed):
+            T = found.T_world_object.copy()
+            T[:3, :3] *= found.scale_m
+            ours.add(case, k, T)
+            confidence.append(found.confidence)
             if verbose:
+                index = case.visible[k]
+                deviation = np.sqrt(np.diag(found.covariance))
                 print(
-                    f"{seed + number:5d} {thing.family:10s} px {(taken[0].masks == index + 1).sum():6d} "
-                    f"pos {1e3 * rows['position'][-1]:7.1f} mm rot {rows['rotation'][-1]:6.1f} "
-                    f"size {rows['size'][-1]:5.2f} adds {rows['add_s'][-1]:6.3f} conf {found.confidence:4.2f} "
-                    f"res {1e3 * found.residual_m:5.1f} mm"
+                    f"{number:6d}.{k} {case.truth.objects[index].family:8s}"
+                    f" {(case.views[0].masks == index + 1).sum():6d} px"
+                    f" {1e3 * ours.position_m[-1]:6.1f} ({1e3 * np.linalg.norm(deviation[:3]):5.1f}) mm"
+                    f" {ours.rotation_deg[-1]:5.1f} ({np.rad2deg(np.linalg.norm(deviation[3:])):5.1f}) deg"
+                    f" size {100 * (ours.size_ratio[-1] - 1):5.1f} % ADD-S {100 * ours.add_s[-1]:4.1f} %"
+                    f" confidence {found.confidence:4.2f} residual {1e3 * found.residual_m:4.1f} mm"
+                    + ("" if ours.near()[-1] else "  <--"),
+                    flush=True,
                 )
-    position, rotation = np.array(rows["position"]), np.array(rows["rotation"])
+        points = merged_points(case.views, [asset.id for asset in case.scene.assets])
+        _baseline(icp, case, lambda model, random, p=points: scaled_icp(model, p, random), number)
+        _baseline(drift, case, lambda model, random, p=points: cpd(model, p, random), number)
     return {
-        "seed": seed,
-        "scenes": scenes,
-        "views": views,
-        "shapes": shapes,
-        "gravity": gravity,
-        "objects": len(position),
-        "position_m": _summary(position),
-        "rotation_deg": _summary(rotation),
-        "size_ratio": _summary(np.exp(np.abs(np.log(rows["size"])))),
-        "add_s": {
-            "within_3_percent": float(np.mean(np.array(rows["add_s"]) < 0.03)),
-            **_summary(np.array(rows["add_s"])),
+        **{"seed": seed, "scenes": scenes, "views": views, "shapes": shapes, "gravity": gravity, "count": list(count)},
+        "objects": len(confidence),
+        **ours.report(),
+        "calibration": _calibration(np.array(confidence), ours.near()),
+        "scaled_icp": icp.report(),
+        "cpd": drift.report(),
+        "each": {
+            **{key: np.round(getattr(ours, key), 5).tolist() for key in ("position_m", "rotation_deg", "add_s")},
+            "confidence": np.round(confidence, 3).tolist(),
         },
-        "success": float(np.mean((position < 0.02) & (rotation < 5))),
-        "seconds": _summary(np.array(rows["seconds"])),
     }
 
 
-def _summary(values: Floats) -> dict[str, float]:
+def _baseline(errors: Errors, case: Case, register: Callable[[Floats, np.random.Generator], Floats], seed: int) -> None:
+    began = time.process_time()
+    T_world_query = register(merged_model(case.scene), np.random.default_rng(seed))
+    errors.seconds.append(time.process_time() - began)
+    for k in range(len(case.scene.assets)):
+        errors.add(case, k, T_world_query @ case.scene.T_query_asset(k))
+
+
+def _summary(values: list[float]) -> dict[str, float]:
     return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95))}
 
 
+def _calibration(confidence: Floats, near: Floats) -> Report:
+    """Per tenth of confidence how many objects, their mean confidence and success; their expected difference."""
+    which = np.clip(np.digitize(confidence, BINS) - 1, 0, len(BINS) - 2)
+    bins = [
+        {"count": int(mine.sum()), "confidence": float(confidence[mine].mean()), "success": float(near[mine].mean())}
+        for mine in (which == b for b in range(len(BINS) - 1))
+        if mine.any()
+    ]
+    error = sum(b["count"] * abs(b["confidence"] - b["success"]) for b in bins) / len(confidence)
+    return {"expected_error": float(error), "bins": bins}
+
+
 def main() -> None:
-    """Run one cell of the table and write it as JSON."""
+    """Measure one row and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1000, help="first scene's seed; scenes count up from it")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--views", type=int, default=1)
-    parser.add_argument("--shapes", choices=sorted(CORRUPTIONS), default="exact")
+    parser.add_argument("--shapes", choices=SHAPES, default="exact")
     parser.add_argument("--gravity", choices=("yes", "no"), default="no")
+    parser.add_argument("--single", action="store_true", help="one object in a scene, in place of 2 to 5")
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--verbose", action="store_true", help="print a line per object")
     given = parser.parse_args()
-    result = run(given.seed, given.scenes, given.views, given.shapes, given.gravity == "yes", given.verbose)
-    text = json.dumps(result, indent=2)
-    print(text)
+    count = (1, 1) if given.single else (2, 5)
+    result = run(given.seed, given.scenes, given.views, given.shapes, given.gravity == "yes", count, given.verbose)
+    print(json.dumps({key: value for key, value in result.items() if key not in ("each", "calibration")}, indent=2))
     if given.json:
-        given.json.write_text(text + "\n")
+        given.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -69,13 +69,15 @@ class Outline:
 class Evidence:
     """Everything measured of one object.
 
-    points: float64 [n, 3] world, metres, in random order. towards_camera: float64 [v, 3] and share [v]: for every view
-    with points the unit direction from the object to its camera and its share of the points.
-    mean, variance (trace of the covariance), noise (standard deviation, metres) of the points. pixels: mask pixels in
-    all views.
+    points: float64 [n, 3] world, metres, in random order. eyes: float64 [v, 3], the cameras that measured points, and
+    eye [n]: which one each point is from. towards_camera: float64 [v, 3], unit directions from the object to the eyes,
+    share [v]: their parts of the points. mean, variance (trace of the covariance), noise (standard deviation in metres)
+    of the points. pixels: mask pixels in all views.
     """
 
     points: Floats
+    eyes: Floats
+    eye: NDArray[np.int32]
     towards_camera: Floats
     share: Floats
     mean: Floats
@@ -140,13 +142,23 @@ def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
     reach = np.linalg.norm(towards, axis=-1, keepdims=True)
     share = np.array([len(cloud) for cloud in clouds], dtype=np.float64)
     points = np.concatenate(clouds)
-    points = points[random.permutation(len(points))]
+    order = random.permutation(len(points))
+    points, eye = points[order], np.repeat(np.arange(len(clouds), dtype=np.int32), [len(c) for c in clouds])[order]
     mean = points.mean(axis=0)
     variance = float(((points - mean) ** 2).sum(axis=1).mean())
     outlines = tuple(outline_of(posed, instance) for posed in views if (posed.view.masks == instance).any())
     noise = float(depth_noise(reach).mean())
     return Evidence(
-        points[:POINTS], towards / reach, share / share.sum(), mean, max(variance, 1e-8), noise, pixels, outlines
+        points=points[:POINTS],
+        eyes=np.stack(cameras),
+        eye=eye[:POINTS],
+        towards_camera=towards / reach,
+        share=share / share.sum(),
+        mean=mean,
+        variance=max(variance, 1e-8),
+        noise=noise,
+        pixels=pixels,
+        outlines=outlines,
     )
 
 
@@ -199,33 +211,3 @@ def outline_of(posed: PosedView, instance: int) -> Outline:
         intrinsics=posed.intrinsics,
         T_camera_world=np.asarray(np.linalg.inv(posed.T_world_camera)),
     )
-
-
-def support_up(views: Sequence[PosedView], instances: Sequence[int]) -> Floats | None:
-    """Normal, towards the cameras, of the plane that most readings around the objects lie on; None without one."""
-    random = np.random.default_rng(0)
-    clouds = []
-    for posed in views:
-        step = max(1, max(posed.depth_m.shape) // OUTLINE_PIXELS)
-        masks, depth = posed.view.masks[::step, ::step], posed.depth_m[::step, ::step]
-        wanted = np.isin(masks, instances)
-        reach = max(4, int(0.3 * np.sqrt(wanted.sum())))
-        around = (ndimage.distance_transform_edt(~wanted) < reach) & (masks == 0) & (depth > 0)
-        v, u = np.nonzero(around)
-        rays = np.linalg.solve(posed.intrinsics, np.stack([u * step, v * step, np.ones(len(u))]))
-        cloud = (rays * depth[v, u]).T @ posed.T_world_camera[:3, :3].T + posed.T_world_camera[:3, 3]
-        clouds.append(cloud[random.permutation(len(cloud))[:1500]])
-    points = np.concatenate(clouds)
-    if len(points) < 10 * MIN_POINTS:
-        return None
-    corners = points[random.integers(len(points), size=(200, 3))]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
-    tolerance = 3 * float(depth_noise(np.linalg.norm(points - views[0].T_world_camera[:3, 3], axis=-1)).mean())
-    near = np.abs(points @ normals.T - (corners[:, 0] * normals).sum(-1)) < tolerance
-    best = np.argmax(near.sum(axis=0))
-    if near[:, best].mean() < 0.4:
-        return None
-    plane = points[near[:, best]]
-    normal = np.linalg.svd(plane - plane.mean(axis=0), full_matrices=False)[2][2]
-    return np.asarray(normal * np.sign(normal @ (views[0].T_world_camera[:3, 3] - plane.mean(axis=0))))

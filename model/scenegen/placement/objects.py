@@ -11,27 +11,25 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.search import part_score, search, upright_rotations
-from scenegen.placement.solver import (
-    Check,
-    Normal,
-    Part,
-    Stage,
-    bounded,
-    normal_equations,
-    residuals,
-    scale_of,
-    stepped,
-)
+from scenegen.placement.fit import match, misfit, rows
+from scenegen.placement.search import search, upright_rotations
+from scenegen.placement.solver import Check, Part, bounded, scale_of, stepped
+from scenegen.placement.support import Support
 from scenegen.scene import Asset, Floats, PlacedObject
 
 INDEPENDENT = 60  # residuals of neighbouring points share their cause: they count as this many
-CONTRADICTED = 0.12  # part_score above which a predicted placement is not believed without a search of its own
-BETTER = 0.75  # a pose of its own must score this much better than the predicted one
-SNAP = np.cos(np.deg2rad(20))
-STAGES = [Stage(0.08, 0.3), Stage(0.06, 0.1), Stage(0.05, 0.1)] + [Stage(0.04, 0.03, points=400, exact=True)] * 5
+CONTRADICTED = 0.12  # misfit above which a predicted placement is not believed without a search of its own
+BETTER = 0.75  # a pose of its own must fit this much better than the predicted one
+UPRIGHT, NEARLY_UPRIGHT = np.deg2rad(1.0), np.deg2rad(8.0)
+"""Standing objects stand this upright; what leans more than the second is hardly taken for standing."""
+STAGES = ((0.08, 0.3), (0.06, 0.1), (0.05, 0.1), *((0.04, 0.03),) * 4)
+POINTS = 400
 FREE = np.array([0.3, 0.3, 0.3, 0.2, 0.2, 0.2, 0.2])
 """Prior of an object found anew: radians, lengths and log-scale about its own start."""
+WIDTH = np.array([0.1, 0.08, 0.08])
+"""How far placements are trusted before anything is known of them: radians, query sizes, log-scale."""
+LEAST_WIDTH, MOST_WIDTH = 0.003, 0.15
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Pose:
     """An object's pose and how sure it is.
 
     T: float64 [4, 4] similarity. covariance: float64 [7, 7] of (rotation vector, centre, log-scale), radians, metres.
-    residual_m: median distance to the measured points. score: part_score. own: found without the prediction.
+    residual_m: median distance to the measured points. score: misfit. own: found without the prediction.
     """
 
     T: Floats
@@ -49,29 +47,69 @@ class Pose:
     own: bool = False
 
 
-def place_objects(T_world_group: Floats, parts: Sequence[Part], up: Floats | None, check: Check) -> list[Pose]:
-    """Poses of all parts, given the group's pose [4, 4]; up is the world's up [3] where it is known. check: see Check.
+@dataclass(frozen=True)
+class Ground:
+    """What is known of standing. up: [3] when assets stand upright in it. support: what carries them, where seen."""
 
-    The prior's width comes from the scene itself: first everything moves a little, then how far it moved says how far
-    the predictions can be trusted.
+    up: Floats | None
+    support: Support | None
+
+
+def place_objects(T_world_group: Floats, parts: Sequence[Part], ground: Ground, check: Check) -> list[Pose]:
+    """Poses of all parts, given the group's pose [4, 4]. check: see solver.Check.
+
+    Every object has a Gaussian prior about the placement the group predicts. Its width comes from the scene itself, and
+    the group follows its objects, by expectation and maximisation: where placements are exact, objects of which little
+    is seen are held by the others.
     """
-    predicted = [upright(T_world_group @ part.T_group_asset, up) for part in parts]
-    width = np.full(3, 0.08)
-    poses = [refined(part, T, T, prior(part, width), check) for part, T in zip(parts, predicted, strict=True)]
-    good = [i for i, pose in enumerate(poses) if pose.score < CONTRADICTED]
-    if good and len(parts) > 1:
-        moves = np.stack([_change(poses[i].T, predicted[i]) / _unit(parts[i]) for i in good])
-        squares = np.stack([moves[:, :3], moves[:, 3:6], np.repeat(moves[:, 6:], 3, 1)], axis=1) ** 2
-        width = np.clip(np.sqrt((squares.mean(axis=2).sum(axis=0) + 0.02**2) / (len(good) + 1)) * 1.2, 0.01, 0.15)
+    T_group, width = T_world_group, WIDTH
+    poses: list[Pose] = []
+    for number in range(ROUNDS):
+        predicted = [T_group @ part.T_group_asset for part in parts]
+        sigma = np.repeat(width * [1, scale_of(T_group), 1], [3, 3, 1])
+        begun = predicted if number == 0 else [pose.T for pose in poses]
+        stages = STAGES if number == 0 else STAGES[-3:]
         poses = [
-            refined(part, T, pose.T, prior(part, width), check)
-            for part, T, pose in zip(parts, predicted, poses, strict=True)
+            refined(part, T, start, sigma, ground, stages, check)
+            for part, T, start in zip(parts, predicted, begun, strict=True)
         ]
-    axis = up if up is not None else T_world_group[:3, 2] / scale_of(T_world_group)
+        good = [i for i, pose in enumerate(poses) if pose.score < CONTRADICTED]
+        if len(good) < 2 or number == ROUNDS - 1:
+            break
+        moves = np.stack([change(poses[i].T, predicted[i]) for i in good])
+        T_group = _followed(T_group, parts, poses, good, moves, sigma)
+        width = _width(moves, np.stack([np.diag(poses[i].covariance) for i in good]), float(scale_of(T_group)))
+    axis = ground.up if ground.up is not None else T_group[:3, 2] / scale_of(T_group)
     return [
-        pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis, check)
+        pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis, ground, check)
         for part, pose in zip(parts, poses, strict=True)
     ]
+
+
+def _followed(
+    T_group: Floats, parts: Sequence[Part], poses: Sequence[Pose], good: Sequence[int], moves: Floats, sigma: Floats
+) -> Floats:
+    """The group [4, 4] where its objects' evidence, freed from their priors' pull, wants it."""
+    pivot = T_group[:3, 3]
+    precision = np.diag(1 / sigma**2)
+    hessian, gradient = np.diag(1e-6 / sigma**2), np.zeros(7)
+    for i, move in zip(good, moves, strict=True):
+        arm = (T_group @ parts[i].T_group_asset)[:3, 3] - pivot
+        follows = np.eye(7)  # how the prediction moves with a step of the group about the pivot
+        follows[3:6, :3] = np.array([[0, arm[2], -arm[1]], [-arm[2], 0, arm[0]], [arm[1], -arm[0], 0]])
+        follows[3:6, 6] = arm
+        hessian += follows.T @ (precision - precision @ poses[i].covariance @ precision) @ follows
+        gradient += follows.T @ precision @ move
+    step = np.asarray(np.linalg.solve(hessian, gradient))
+    return stepped(T_group[None], step[None], pivot)[0]
+
+
+def _width(moves: Floats, variances: Floats, unit: float) -> Floats:
+    """Standard deviations [3] of placements (radians, query sizes, log-scale) from moves and their variances [n, 7]."""
+    squares = (moves**2 + variances) / np.repeat([1, unit**2, 1], [3, 3, 1])
+    mean = np.array([squares[:, :3].mean(), squares[:, 3:6].mean(), squares[:, 6].mean()])
+    count = len(moves)
+    return np.clip(np.sqrt((count * mean + 0.01**2) / (count + 1)), LEAST_WIDTH, MOST_WIDTH)
 
 
 def placed(
@@ -101,49 +139,51 @@ def placed(
     )
 
 
-def upright(T: Floats, up: Floats | None) -> Floats:
-    """A pose [4, 4] with its z axis turned to up [3] where it is nearly there: assets stand upright."""
-    if up is None:
-        return T
-    z = T[:3, 2] / scale_of(T)
-    if z @ up < SNAP:
-        return T
-    out = T.copy()
-    out[:3, :3] = Rotation.align_vectors([up], [z])[0].as_matrix() @ T[:3, :3]
-    return out
-
-
-def prior(part: Part, width: Floats) -> Floats:
-    """Standard deviations [7] from widths of rotation, shift (in lengths) and log-scale [3]."""
-    return np.repeat(width, [3, 3, 1]) * _unit(part)
-
-
-def refined(part: Part, T_predicted: Floats, T_start: Floats, sigma: Floats, check: Check) -> Pose:
+def refined(
+    part: Part,
+    T_predicted: Floats,
+    T_start: Floats,
+    sigma: Floats,
+    ground: Ground,
+    stages: Sequence[tuple[float, float]],
+    check: Check,
+) -> Pose:
     """One object's maximum a posteriori pose from T_start, with standard deviations sigma [7] about T_predicted."""
-    single = Part(part.surface, part.evidence, np.eye(4))
-    T = T_start[None]
+    T = T_start
     precision = np.diag(1 / sigma**2)
-    for stage in STAGES:
+    for share, outline in stages:
         check()
-        centre = T[0, :3, 3]
-        offset = np.linalg.norm(residuals(T, single, stage)[2][0], axis=-1)
-        spread = max(1.48 * float(np.median(offset)), single.evidence.noise)
-        data = normal_equations(T, [single], stage, centre)
-        worth = INDEPENDENT * (stage.metres(single.evidence) / spread) ** 2
-        pull = _change(T[0], T_predicted) / sigma**2
-        total = Normal(worth * data.hessian + precision, worth * data.gradient + pull, data.cost)
-        T = stepped(T, bounded(total.hessian, total.gradient, _unit(part)), centre)
-    _, normals, gap = residuals(T, single, STAGES[-1])
-    residual = float(np.median(np.abs((gap * normals).sum(-1))))
-    covariance = np.linalg.inv(total.hessian[0])
-    return Pose(T[0], covariance, residual, float(part_score(T, single, 300)[0]))
+        centre = T[:3, 3]
+        near = part.tolerance(share)
+        hessian, gradient = rows(T, part, near, outline, POINTS, ground.support).equations(centre)
+        found = match(T, part, POINTS)
+        spread = max(1.48 * float(np.median(np.hypot(found.across, found.beside))), part.evidence.noise)
+        worth = INDEPENDENT * (near / spread) ** 2
+        upright, lean = _uprightness(T, ground.up)
+        total = worth * hessian + precision + upright
+        step = bounded(total, worth * gradient + change(T, T_predicted) / sigma**2 + lean, _unit(part))
+        T = stepped(T[None], step[None], centre)[0]
+    residual = float(np.median(np.abs(match(T, part, POINTS).across)))
+    return Pose(T, np.asarray(np.linalg.inv(total)), residual, misfit(T, part))
 
 
-def _found_anew(part: Part, predicted: Pose, up: Floats, check: Check) -> Pose:
+def _uprightness(T: Floats, up: Floats | None) -> tuple[Floats, Floats]:
+    """Hessian [7, 7] and gradient [7] of the wish to stand upright, which a leaning object does not have."""
+    hessian, gradient = np.zeros((7, 7)), np.zeros(7)
+    if up is not None:
+        lean = np.cross(up, T[:3, 2] / scale_of(T))
+        angle = np.arctan2(np.linalg.norm(lean), up @ T[:3, 2])
+        weight = 1 / UPRIGHT**2 / (1 + (angle / NEARLY_UPRIGHT) ** 2) ** 2
+        hessian[:3, :3] = weight * (np.eye(3) - np.outer(up, up))
+        gradient[:3] = weight * lean
+    return hessian, gradient
+
+
+def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: Check) -> Pose:
     """The better of the predicted pose and one found from the object's own points, standing upright."""
     single = Part(part.surface, part.evidence, np.eye(4))
-    T, _ = search([single], upright_rotations(up), check)
-    candidates = [refined(part, start, start, FREE * _unit(part), check) for start in (upright(t, up) for t in T[:3])]
+    T, _ = search([single], upright_rotations(up), ground.support, check)
+    candidates = [refined(part, t, t, FREE * _unit(part), ground, STAGES, check) for t in T[:3]]
     best = min(candidates, key=lambda pose: pose.score)
     if best.score > BETTER * predicted.score:
         return predicted
@@ -155,7 +195,7 @@ def _unit(part: Part) -> Floats:
     return np.array([1, 1, 1, length, length, length, 1])
 
 
-def _change(T: Floats, T_from: Floats) -> Floats:
+def change(T: Floats, T_from: Floats) -> Floats:
     """Rotation vector, shift of the centre and log-scale that take T_from to T: [7]."""
     scale, scale_from = scale_of(T), scale_of(T_from)
     turn = Rotation.from_matrix(T[:3, :3] @ T_from[:3, :3].T / (scale * scale_from)).as_rotvec()

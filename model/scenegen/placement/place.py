@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from scenegen.placement.evidence import common_views, gather, support_up
-from scenegen.placement.objects import Pose, place_objects, placed
+from scenegen.placement.evidence import common_views, gather
+from scenegen.placement.objects import Ground, Pose, place_objects, placed
 from scenegen.placement.search import all_rotations, search, upright_rotations
 from scenegen.placement.solver import Check, Part, scale_of
+from scenegen.placement.support import Support, support_of
 from scenegen.placement.surface import Surface
 from scenegen.placement.unscaled import place_by_outlines
 from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject, Scene, View
@@ -70,8 +71,10 @@ def place_scene(
     }
     if not parts:
         return place_by_outlines(scene, surfaces, views, up, sizes, check)
-    T_world_query, up = _group_pose(list(parts.values()), _up(up, support_up(posed, ids)), check)
-    poses = dict(zip(parts, place_objects(T_world_query, list(parts.values()), up, check), strict=True))
+    support = _carrying(up, support_of(posed, ids))
+    T_world_query, up = _group_pose(list(parts.values()), up if support is None else support.up, support, check)
+    found = place_objects(T_world_query, list(parts.values()), Ground(up, support), check)
+    poses = dict(zip(parts, found, strict=True))
     return tuple(
         _object(asset, poses[i], parts[i], len(parts))
         if i in poses
@@ -89,22 +92,23 @@ def _unit_up(gravity: Floats | None) -> Floats | None:
     return np.asarray(up / np.linalg.norm(up))
 
 
-def _up(gravity: Floats | None, support: Floats | None) -> Floats | None:
-    """Which way [3] the objects stand: square to what carries them, or by gravity where that is not seen or a wall."""
-    if gravity is None or support is None:
-        return support if gravity is None else gravity
-    return gravity if abs(gravity @ support) < WALL else support
+def _carrying(gravity: Floats | None, support: Support | None) -> Support | None:
+    """The support, unless gravity [3] tells that it is a wall."""
+    wall = support is not None and gravity is not None and abs(gravity @ support.up) < WALL
+    return None if wall else support
 
 
-def _group_pose(parts: Sequence[Part], guess: Floats | None, check: Check) -> tuple[Floats, Floats | None]:
+def _group_pose(
+    parts: Sequence[Part], guess: Floats | None, support: Support | None, check: Check
+) -> tuple[Floats, Floats | None]:
     """The query asset's pose [4, 4], and up [3] when assets stand upright in it.
 
     guess: up by gravity or by what the objects stand on. Where nothing stands that way, any way round is tried.
     """
-    standing = search(parts, upright_rotations(guess), check) if guess is not None else None
+    standing = search(parts, upright_rotations(guess), support, check) if guess is not None else None
     if standing is not None and standing[1][0] < DOUBTFUL:
         return standing[0][0], guess
-    anyhow = search(parts, all_rotations(), check)
+    anyhow = search(parts, all_rotations(), support, check)
     if standing is not None and UPRIGHT_BONUS * standing[1][0] <= anyhow[1][0]:
         return standing[0][0], guess
     return anyhow[0][0], None

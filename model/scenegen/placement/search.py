@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.solver import Check, Part, Stage, inverse, moved, scale_of, shared_out, solve
+from scenegen.placement.fit import misfit, rows
+from scenegen.placement.solver import Check, Part, bounded, inverse, moved, scale_of, settle, shared_out, stepped
+from scenegen.placement.support import Support
 from scenegen.placement.surface import SPACING, Surface
 from scenegen.scene import Floats
 
@@ -18,12 +20,9 @@ SCALES = (0.85, 1.0, 1.15)
 SCORED = 24
 REFINED = 6
 POLISHED = 2
-COARSE = [Stage(0.3, 0.3, plane=False, points=80)] * 3 + [Stage(0.2, 0.3, plane=False, points=80)] * 3
-FINE = [
-    Stage(tolerance, outline)
-    for tolerance, outline in ((0.2, 1), (0.15, 1), (0.12, 1), (0.1, 0.3), (0.08, 0.3), (0.06, 0.1), (0.05, 0.1))
-]
-POLISH = [Stage(0.04, 0.03, points=600, exact=True)] * 6
+COARSE = (0.3, 0.3, 0.3, 0.2, 0.2, 0.2)
+FINE = ((0.2, 1), (0.15, 1), (0.12, 1), (0.1, 0.3), (0.08, 0.3), (0.06, 0.1))
+POLISH = ((0.05, 0.1), *((0.04, 0.03),) * 6)
 
 
 def all_rotations(count: int = 600) -> Floats:
@@ -40,20 +39,49 @@ def upright_rotations(up: Floats, count: int = 36) -> Floats:
     return (Rotation.align_vectors([up], [[0.0, 0.0, 1.0]])[0] * yaw).as_matrix()
 
 
-def search(parts: Sequence[Part], rotations: Floats, check: Check) -> tuple[Floats, Floats]:
-    """The best poses of a group and their scores (0 is perfect), best first: [k, 4, 4], [k].
+def search(parts: Sequence[Part], rotations: Floats, support: Support | None, check: Check) -> tuple[Floats, Floats]:
+    """The best poses of a group and their misfits (0 is perfect), best first: [k, 4, 4], [k].
 
     rotations: float64 [r, 3, 3] of the group in the world, to start from. check: see solver.Check.
     """
     T = starts(parts, rotations)
     T = T[np.argsort(score(T, parts, points=60))[:SCORED]]
-    T = solve(T, parts, COARSE, check)
+    T = settle(T, parts, COARSE, check)
     T = T[np.argsort(score(T, parts, points=100))[:REFINED]]
-    T = solve(T, parts, FINE, check)
-    T = solve(T[np.argsort(score(T, parts, points=200))[:POLISHED]], parts, POLISH, check)
-    final = score(T, parts, points=300)
+    T = np.stack([fit_group(start, parts, FINE, 150, None, check) for start in T])
+    T = T[np.argsort([group_misfit(pose, parts, 150) for pose in T])[:POLISHED]]
+    T = np.stack([fit_group(start, parts, POLISH, 400, support, check) for start in T])
+    final = np.array([group_misfit(pose, parts, 300) for pose in T])
     order = np.argsort(final)
     return T[order], final[order]
+
+
+def fit_group(
+    T: Floats,
+    parts: Sequence[Part],
+    stages: Sequence[tuple[float, float]],
+    points: int,
+    support: Support | None,
+    check: Check,
+) -> Floats:
+    """A group's pose [4, 4] after one step for each stage (tolerance, weight of outlines); parts weigh the same."""
+    pivot = np.mean([part.evidence.mean for part in parts], axis=0)
+    length = float(np.mean([part.evidence.length for part in parts]))
+    unit = np.array([1, 1, 1, length, length, length, 1])
+    for share, outline in stages:
+        check()
+        hessian, gradient = np.zeros((7, 7)), np.zeros(7)
+        for part in parts:
+            found = rows(T @ part.T_group_asset, part, part.tolerance(share), outline, points, support)
+            h, g = found.equations(pivot)
+            hessian, gradient = hessian + h, gradient + g
+        T = stepped(T[None], bounded(hessian, gradient, unit)[None], pivot)[0]
+    return T
+
+
+def group_misfit(T: Floats, parts: Sequence[Part], points: int) -> float:
+    """Mean misfit of a group's parts."""
+    return float(np.mean([misfit(T @ part.T_group_asset, part, points) for part in parts]))
 
 
 def starts(parts: Sequence[Part], rotations: Floats) -> Floats:
@@ -96,26 +124,17 @@ def seen(surface: Surface, towards_camera: Floats, share: Floats, rotations: Flo
 
 
 def score(T: Floats, parts: Sequence[Part], points: int) -> Floats:
-    """Mean over parts of how badly poses T [s, 4, 4] fit, each part 0..2: [s]."""
-    return np.asarray(np.mean([part_score(T, part, points) for part in parts], axis=0))
-
-
-def part_score(T: Floats, part: Part, points: int) -> Floats:
-    """How badly one part fits: capped mean distance of measured points, plus of samples that contradict the views.
-
-    What sparse samples and the camera's noise explain is no fault.
-    """
-    T_world_asset = T @ part.T_group_asset
-    scale = scale_of(T_world_asset)[:, None]
-    reach = 0.15 * part.evidence.length
-    at = moved(inverse(T_world_asset), part.evidence.points[:points])
-    index = part.surface.nearest(at, exact=False)
-    offset = at - part.surface.points[index]
-    across = np.abs((offset * part.surface.normals[index]).sum(-1))
-    along = np.sqrt(np.maximum((offset**2).sum(-1) - across**2, 0))
-    gap = np.hypot(across, np.maximum(along - SPACING, 0)) * scale
-    total = np.clip((gap - part.evidence.noise) / reach, 0, 1).mean(axis=1)
-    for samples, outline in shared_out(part, points):
-        amount = outline.violation(moved(T_world_asset, samples))[0]
-        total = total + np.minimum(amount / reach, 1).mean(axis=1) / len(part.evidence.outlines)
-    return np.asarray(total)
+    """Mean over parts of how badly poses T [s, 4, 4] fit, each part 0..2, by table: [s]."""
+    total = np.zeros(len(T))
+    for part in parts:
+        T_world_asset = T @ part.T_group_asset
+        scale = scale_of(T_world_asset)[:, None]
+        reach = 0.15 * part.evidence.length
+        at = moved(inverse(T_world_asset), part.evidence.points[:points])
+        offset = np.linalg.norm(at - part.surface.points[part.surface.nearest(at)], axis=-1)
+        gap = np.maximum(offset - SPACING / 2, 0) * scale
+        total += np.clip((gap - part.evidence.noise) / reach, 0, 1).mean(axis=1)
+        for samples, outline in shared_out(part, points):
+            amount = outline.violation(moved(T_world_asset, samples))[0]
+            total += np.minimum(amount / reach, 1).mean(axis=1) / len(part.evidence.outlines)
+    return np.asarray(total / len(parts))

@@ -5,6 +5,7 @@ Knows nothing about torch, ROS or the network.
 
 from scenegen.render import Camera
 from scenegen.synthetic.dataset import synthesize, view_of_all
+from scenegen.synthetic.depth_noise import sensed
 from scenegen.synthetic.objects import FAMILIES, ProceduralObject, make_object
 from scenegen.synthetic.rendering import render, render_views
 from scenegen.synthetic.scenes import SyntheticScene, camera_path, make_camera, make_scene, true_scene
@@ -20,6 +21,7 @@ __all__ = [
     "make_scene",
     "render",
     "render_views",
+    "sensed",
     "synthesize",
     "true_scene",
     "view_of_all",

@@ -1,0 +1,127 @@
+"""How one object's evidence judges one pose: residuals against what its cameras would see of it, and what carries it.
+
+Matching measured points with the side that faces their camera is what keeps thin things in place: the nearest sample
+of a table-top may well be on its underside. Knows nothing about the group an object belongs to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scenegen.placement.solver import Part, inverse, jacobian, scale_of, shared_out
+from scenegen.placement.support import Support
+from scenegen.placement.surface import FINE_SPACING
+from scenegen.scene import Floats
+
+EDGE = 0.3  # weight of points beside the surface, whom the distance to its tangent plane does not hold
+CONTACT = 0.1
+SLAB = 0.02  # asset units above its lowest point that count as what an object stands on
+REACH = 0.05  # of an object's size: how far above or in its support it still seems to stand on it
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Linearised residuals of a pose. direction: the way [m, 3] in which a residual [m] grows at a place at [m, 3]."""
+
+    at: Floats
+    direction: Floats
+    residual: Floats
+    weight: Floats
+
+    def equations(self, pivot: Floats) -> tuple[Floats, Floats]:
+        """Hessian [7, 7] and gradient [7] of half the weighted squares, for steps about pivot [3]."""
+        rows = jacobian(self.at - pivot, self.direction)
+        weighted = rows * self.weight[:, None]
+        return weighted.T @ rows, weighted.T @ self.residual
+
+    @staticmethod
+    def joined(rows: list[Rows]) -> Rows:
+        """All rows in one."""
+        return Rows(*(np.concatenate([getattr(r, name) for r in rows]) for name in Rows.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Match:
+    """Measured points and the seen samples nearest to them: at [n, 3] world, across the surface [n] (signed, along
+    normals [n, 3]) and beside it ([n] metres beyond the spacing of samples, in directions [n, 3])."""
+
+    at: Floats
+    normals: Floats
+    across: Floats
+    beside: Floats
+    sideways: Floats
+
+
+def match(T: Floats, part: Part, count: int, exactly: bool = False) -> Match:
+    """Match up to count points with the asset at T [4, 4]; exactly: seen from just where the cameras are."""
+    T_asset_world = inverse(T)
+    scale = float(scale_of(T))
+    measured, eye = part.evidence.points[:count], part.evidence.eye[:count]
+    at, normals = np.empty_like(measured), np.empty_like(measured)
+    local = measured @ T_asset_world[:3, :3].T + T_asset_world[:3, 3]
+    for k, camera in enumerate(part.evidence.eyes):
+        mine = eye == k
+        if not mine.any():
+            continue
+        place = T_asset_world[:3, :3] @ camera + T_asset_world[:3, 3]
+        seen = part.surface.seen_exactly(place) if exactly else part.surface.seen(place)
+        index = seen.tree.query(local[mine])[1]
+        at[mine], normals[mine] = seen.points[index], seen.normals[index]
+    at, normals = at @ T[:3, :3].T + T[:3, 3], normals @ T[:3, :3].T / scale
+    offset = at - measured
+    across = (offset * normals).sum(axis=1)
+    tangent = offset - across[:, None] * normals
+    length = np.linalg.norm(tangent, axis=1)
+    sideways = tangent / np.maximum(length, 1e-9)[:, None]
+    return Match(at, normals, across, np.maximum(length - FINE_SPACING * scale, 0), sideways)
+
+
+def rows(
+    T: Floats, part: Part, near: float, outline: float, count: int, support: Support | None, exactly: bool = False
+) -> Rows:
+    """Everything that judges the asset at T [4, 4], in units of near (metres: residuals beyond it count little).
+
+    outline: weight of outline and free space beside the points, of which count are used.
+    """
+    found = match(T, part, count, exactly)
+    weight = 1 / (1 + (found.across**2 + found.beside**2) / near**2) ** 2 / (len(found.at) * near**2)
+    out = [
+        Rows(found.at, found.normals, found.across, weight),
+        Rows(found.at, found.sideways, found.beside, EDGE * weight),
+    ]
+    if outline > 0:
+        for samples, view in shared_out(part, count):
+            at = samples @ T[:3, :3].T + T[:3, 3]
+            amount, direction = view.violation(at)
+            share = outline / (len(part.evidence.outlines) * len(at) * near**2)
+            out.append(Rows(at, direction, amount, share / (1 + (amount / (2 * near)) ** 2)))
+    if support is not None:
+        out.append(_contact(T, part, near, support))
+    return Rows.joined(out)
+
+
+def _contact(T: Floats, part: Part, near: float, support: Support) -> Rows:
+    """The lowest samples on the support, if they are near it at all."""
+    scale = float(scale_of(T))
+    at = part.surface.points[:1000] @ T[:3, :3].T + T[:3, 3]
+    height = at @ support.up - support.height
+    lowest = float(height.min())
+    low = height < lowest + SLAB * scale
+    weight = CONTACT / (1 + (lowest / (REACH * scale)) ** 2) ** 2 / (near**2 * low.sum())
+    return Rows(at[low], np.broadcast_to(support.up, (int(low.sum()), 3)), height[low], np.full(low.sum(), weight))
+
+
+def misfit(T: Floats, part: Part, count: int = 300, exactly: bool = False) -> float:
+    """How badly a part fits at T [4, 4], 0..2: capped mean distance of its points, plus that of samples the views deny.
+
+    What sparse samples and the camera's noise explain is no fault.
+    """
+    reach = 0.15 * part.evidence.length
+    found = match(T, part, count, exactly)
+    total = float(np.clip((np.hypot(found.across, found.beside) - part.evidence.noise) / reach, 0, 1).mean())
+    for samples, outline in shared_out(part, count):
+        amount = outline.violation(samples @ T[:3, :3].T + T[:3, 3])[0]
+        total += float(np.minimum(amount / reach, 1).mean()) / len(part.evidence.outlines)
+    return total
