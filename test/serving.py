@@ -18,7 +18,7 @@ import uvicorn
 from PIL import Image
 
 from scenegen.scene import Asset, Cancelled, Detail, InvalidInput, Placement, Progress, Scene, View
-from scenegen.server import Limits, SceneGenerator, create_app
+from scenegen.server import Limits, SceneGenerator, ViewSegmenter, create_app
 
 WAIT_S = 100.0
 """How long a test waits for what must happen; only a failing test waits that long."""
@@ -149,9 +149,11 @@ def running(
     token: str | None = None,
     limits: Limits | None = None,
     load: Callable[[], SceneGenerator] | None = None,
+    segmenter: ViewSegmenter | None = None,
 ) -> Iterator[str]:
     """A real uvicorn over a real unix socket, in a thread; yields the address once loading is over."""
-    app = create_app(load or (lambda: generator), token=token, limits=limits)
+    load_segmenter = None if segmenter is None else lambda: segmenter
+    app = create_app(load or (lambda: generator), load_segmenter=load_segmenter, token=token, limits=limits)
     server = uvicorn.Server(
         uvicorn.Config(
             app, uds=str(socket_path), http="h11", ws="none", log_level="warning", timeout_graceful_shutdown=1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from serving import box, textured_box, view
 
+from scenegen.prompts import Prompt, PromptedView, with_prompts
 from scenegen.scene import InvalidInput, Placement, Progress, Scene, View
 from scenegen.wire import (
     ALIVE,
@@ -16,10 +17,12 @@ from scenegen.wire import (
     EventWriter,
     Failure,
     FrameReader,
+    Masks,
     Request,
     RequestReader,
     encode_failure,
     encode_frame,
+    encode_masks,
     encode_request,
 )
 
@@ -49,6 +52,42 @@ def test_camera_may_be_unknown() -> None:
     request = decode(b"".join(encode_request([blind], 1, None, compact=True)))
     assert request.ids is None
     assert request.views[0].intrinsics is None and request.views[0].T_world_camera is None
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_prompts_come_back_and_pixels_of_masks_and_depth_stay_at_home(compact: bool) -> None:
+    prompts = (
+        Prompt(2**31 - 1, (0.0, 1 / 3, 31.5, 24.0), label="Tasse, groß"),
+        Prompt(3, inside=((1.5, 2.0), (3.0, 4.0)), outside=((5.0, 6.0),)),
+    )
+    views = [with_prompts(view(), prompts), with_prompts(view(), ())]
+    frames = encode_request(views, 0, None, compact=compact)
+    assert len(frames) == 3
+    for sent, got in zip(views, decode(b"".join(frames)).views, strict=True):
+        assert isinstance(got, PromptedView) and got.prompts == sent.prompts and got.stamp_ns == sent.stamp_ns
+        np.testing.assert_array_equal(got.image, sent.image)
+        assert got.depth_m is None and not got.masks.any()
+
+
+def test_masks_come_back_and_damage_is_named() -> None:
+    planes = [view((1, 70000)).masks, view((2,), (5, 9)).masks]
+    (masks,) = EventReader().feed(encode_masks(planes))
+    assert isinstance(masks, Masks)
+    for sent, got in zip(planes, masks.planes, strict=True):
+        np.testing.assert_array_equal(sent, got)
+        assert got.dtype == np.int32
+    ((header, payload),) = FrameReader().feed(encode_masks(planes))
+    bomb = zlib.compress(bytes(10_000_000))
+    for damaged in (
+        encode_frame(header, payload[:-9]),
+        encode_frame(header, bomb),
+        encode_frame(header | {"sizes": [[5, 9]]}, payload),
+        encode_frame(header | {"sizes": []}, payload),
+        encode_frame(header | {"sizes": 3}, payload),
+        encode_frame(header, b"not zlib"),
+    ):
+        with pytest.raises(InvalidInput, match="'masks' event is garbled"):
+            list(EventReader().feed(damaged))
 
 
 def frames_of(compact: bool = True) -> list[tuple[dict, bytes]]:

@@ -75,7 +75,9 @@ Work = Callable[[Models, "Job"], bytes]
 
 
 def generate(request: Request) -> Work:
-    """A scene from views."""
+    """A scene from views. InvalidInput when they have no masks yet."""
+    if any(isinstance(view, PromptedView) for view in request.views):
+        raise InvalidInput("a view has prompts and no masks: segment the views first (SceneClient.segment)")
 
     def work(models: Models, job: Job) -> bytes:
         writer = EventWriter()
