@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from scenegen.export import read_bodies
-from scenegen.export.bodies import Bodies
-from scenegen.files import write_settled
-from scenegen.settle import Drift, Settled, drop, settle
+from scenegen.settle import Outcome, settle_folder
+from scenegen.settle.drop import SECONDS, STILL_DEG, STILL_M
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,54 +22,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p.set_defaults(run=_run)
 
 
-def settle_folder(
-    folder: Path, scale_m: float | None = None, level: bool = False
-) -> tuple[Bodies, tuple[Settled, ...], tuple[Drift, ...], tuple[Drift, ...]]:
-    """Settle a scene on disk: settled poses and what was done stand in its scene.json, beside the measured poses.
-
-    Returns the settled scene, what was done to each object, and how far each drifts in MuJoCo as measured and settled.
-    InvalidInput as read_bodies, and when mujoco is missing; SceneNotStored when the disk refuses.
-    """
-    measured = read_bodies(folder, scale_m=scale_m, level=level)
-    settled, done = settle(measured)
-    before, after = drop(measured), drop(settled)
-    assert settled.floor is not None
-    shelves = [{"centre_m": s.centre_m.tolist(), "size_m": s.size_m.tolist()} for s in settled.shelves]
-    about: dict[str, Any] = {
-        "scale_m": scale_m,
-        "level": level,
-        "floor_z_m": settled.floor.top_m,
-        "shelves": shelves,
-        "objects": [
-            asdict(one) | {"drift_before": asdict(was), "drift_after": asdict(now)}
-            for one, was, now in zip(done, before, after, strict=True)
-        ],
-    }
-    write_settled(folder, {body.id: body.T_world_object for body in settled.bodies}, about)
-    return settled, done, before, after
-
-
 def _run(args: argparse.Namespace) -> int:
-    scene, done, before, after = settle_folder(args.scene, args.scale, args.level)
-    print("\n".join(table(scene, done, before, after)))
+    print("\n".join(table(settle_folder(args.scene, scale_m=args.scale, level=args.level))))
     return 0
 
 
-def table(scene: Bodies, done: Sequence[Settled], before: Sequence[Drift], after: Sequence[Drift]) -> list[str]:
-    """Lines that say what settling did: millimetres and degrees; drifts over two simulated seconds."""
+def table(outcome: Outcome) -> list[str]:
+    """Lines that say what settling did."""
     lines = [
-        "millimetres and degrees; drift: in MuJoCo, over two seconds",
+        "millimetres and degrees; deep, left: penetration before and after; gap: down to the support; drift: in "
+        f"{SECONDS:g} seconds of MuJoCo",
         f"{'object':<11} {'label':<12} {'deep':>6} {'left':>6} {'gap':>6}  {'moved':<13} {'drift before':<15} "
         f"{'drift after':<15} stands on",
     ]
-    for body, one, was, now in zip(scene.bodies, done, before, after, strict=True):
-        deep, left, gap = (
-            f"{1e3 * x:6.1f}" for x in (one.penetration_before_m, one.penetration_after_m, one.gap_before_m)
-        )
-        moved = f"{1e3 * one.shift_m:.1f}, {one.turn_deg:.1f}"
-        drifts = [f"{1e3 * d.shift_m:.1f}, {d.turn_deg:.1f}" for d in (was, now)]
-        what = f"{body.name:<11} {body.label:<12} {deep} {left} {gap}  {moved:<13} {drifts[0]:<15} {drifts[1]:<15}"
-        lines.append(f"{what} {', '.join(one.stands_on) or '-'}")
-    stay = [sum(d.stays for d in drifts) for drifts in (before, after)]
-    lines.append(f"stay within 1 cm and 2 degrees: {stay[0]} of {len(done)} as measured, {stay[1]} settled")
+    rows = zip(outcome.scene.bodies, outcome.done, outcome.before, outcome.after, strict=True)
+    for body, done, before, after in rows:
+        depths = [done.penetration_before_m, done.penetration_after_m, done.gap_before_m]
+        deep, left, gap = (f"{1e3 * depth:6.1f}" for depth in depths)
+        moved = f"{1e3 * done.shift_m:.1f}, {done.turn_deg:.1f}"
+        was, now = (f"{1e3 * drift.shift_m:.1f}, {drift.turn_deg:.1f}" for drift in (before, after))
+        what = f"{body.name:<11} {body.label:<12} {deep} {left} {gap}  {moved:<13} {was:<15} {now:<15}"
+        lines.append(f"{what} {', '.join(done.stands_on) or '-'}")
+    stay_was, stay_now = (sum(drift.stays for drift in drifts) for drifts in (outcome.before, outcome.after))
+    stay = f"{1e3 * STILL_M:g} mm and {STILL_DEG:g} degrees"
+    lines.append(f"stay within {stay}: {stay_was} of {len(outcome.done)} as measured, {stay_now} settled")
     return lines
