@@ -92,7 +92,7 @@ def test_the_command_trains_and_scores_rows_and_does_not_train_them_twice(
     monkeypatch.setattr(ablation, "ABLATIONS", chosen)
     runs = make_data(tmp_path / "runs", monkeypatch)
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"structure": {"steps": 9, "learning_rate": 1e-3, "warmup": 1, "bf16": False}}))
+    config.write_text(json.dumps({"structure": {"steps": 9, "learning_rate": 1e-3, "warmup": 1, "precision": "fp32"}}))
     words = ["ablate", "--weights", str(weights), "--runs", str(runs), "--config", str(config), "--steps", "2"]
     words += ["--scenes", "1", "--seed", "42001", "--out", str(tmp_path / "rows"), "--json", str(tmp_path / "a.json")]
     assert main(words) == 0

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from torch import Tensor, nn
 
 from scenegen.generator.structure.readout import (
     ConditionReadout,
@@ -21,7 +18,6 @@ from scenegen.generator.structure.readout import (
 from scenegen.scene import InvalidInput
 from scenegen.synthetic.rendering import render
 from scenegen.synthetic.scenes import camera_path, make_camera, make_scene, true_scene
-from scenegen.training.loop import Schedule, load_average, run
 from scenegen.training.losses import collision_loss, occupancy_loss, placement_loss, voxel_iou
 from scenegen.training.samples import facing_yaw, mask_box, patch_depth, scene_sample
 from scenegen.training.shards import SCENES_PER_SHARD, Samples, make_shards
@@ -177,50 +173,3 @@ def test_shards_are_seeded_and_complete(tmp_path: Path) -> None:
         np.testing.assert_array_equal(samples.objects[name][rows], value)
     with pytest.raises(InvalidInput, match="scenegen train data"):
         Samples(tmp_path / "empty")
-
-
-class LineStage:
-    """Fit a line: enough of a model to see whether resuming is exact."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        torch.manual_seed(1)
-        self.model: nn.Module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.fail_at = fail_at
-        self.calls = 0
-
-    def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
-        x = torch.from_numpy(step_rng.standard_normal((16, 3)).astype(np.float32))
-        target = x.sum(1, keepdim=True) + 0.1 * torch.randn(16, 1, generator=noise)
-        loss = (self.model(x) - target).square().mean()
-        return {"loss": loss}
-
-    def validate(self, model: nn.Module) -> Mapping[str, float]:
-        return {"weight": float(sum(p.sum() for p in model.parameters()))}
-
-
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    schedule = Schedule(steps=40, learning_rate=1e-2, warmup=5, validate_every=20, save_every=10, bf16=False)
-    whole = run(LineStage(), schedule, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(LineStage(fail_at=27), schedule, tmp_path / "cut")
-    resumed = run(LineStage(), schedule, tmp_path / "cut")
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "cut/log.csv").read_text()
-    assert (tmp_path / "cut/losses.png").stat().st_size > 1000
-    kept = load_average(tmp_path / "cut", LineStage().model)
-    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), whole.parameters(), strict=True))
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    schedule = Schedule(steps=2, learning_rate=1e-2, bf16=False)
-    run(LineStage(), schedule, tmp_path)
-    other = LineStage()
-    other.model = nn.Linear(2, 2)
-    with pytest.raises(InvalidInput, match="another model"):
-        run(other, replace(schedule, steps=4), tmp_path)
-    with pytest.raises(InvalidInput, match="train that stage first"):
-        load_average(tmp_path / "nothing", other.model)

@@ -39,13 +39,18 @@ from scenegen.weights import find_weights
 
 @dataclass(frozen=True)
 class LatentParts:
-    """What makes textured assets of sparse structures. gaussian_decoder: None where meshes have their own colours."""
+    """What makes textured assets of sparse structures.
+
+    gaussian_decoder: None where meshes have their own colours. on_surface: structures are solid, and latents stand on
+    the voxels of their surface; otherwise on all that are occupied, as published.
+    """
 
     flow: SLatFlowModel
     mesh_decoder: SLatMeshDecoder
     gaussian_decoder: SLatGaussianDecoder | None
     sampler: SamplerSettings
     normalisation: LatentNormalisation
+    on_surface: bool
 
     @property
     def decoders(self) -> list[SLatMeshDecoder | SLatGaussianDecoder]:
@@ -101,6 +106,9 @@ def _latent_parts(
     def opened(role: str, kind: type[Model]) -> Stored[Model]:
         return open_model(find_model(folder, _named(folder, args, role)), kind, full_precision=full_precision)
 
+    stand_on = args.get("latent_voxels", "occupied")
+    if stand_on not in ("occupied", "surface"):
+        raise InvalidInput(f"{folder / 'pipeline.json'}: latent_voxels {stand_on!r} must be 'occupied' or 'surface'")
     flow, mesh = opened("slat_flow_model", SLatFlowModel), opened("slat_decoder_mesh", SLatMeshDecoder)
     has_colours = mesh.model.out_layer.out_features > SLatMeshDecoder.FIELD_CHANNELS
     gaussians = [] if has_colours else [opened("slat_decoder_gs", SLatGaussianDecoder)]
@@ -110,6 +118,7 @@ def _latent_parts(
         gaussians[0].model if gaussians else None,
         latent_sampler(folder, args, mode),
         LatentNormalisation(*latent_normalization(folder, args)),
+        stand_on == "surface",
     )
     return parts, [flow, mesh, *gaussians]
 

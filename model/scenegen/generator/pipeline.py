@@ -22,12 +22,13 @@ from torch.nn import functional
 from scenegen.generator.checkpoints import Mode
 from scenegen.generator.finishing import Finishing, ready
 from scenegen.generator.latents.sampling import sample_latents
+from scenegen.generator.latents.stand import Stand, completed, stand_of
 from scenegen.generator.loading import LatentParts, Parts, load_parts
 from scenegen.generator.meshing.coarse import coarse_mesh, mean_colour
 from scenegen.generator.meshing.flexicubes import extract
 from scenegen.generator.nn.sparse import Voxels
 from scenegen.generator.sampling import Step, cpu_noise, sample_structure
-from scenegen.generator.structure.coords import occupied_box, occupied_voxels
+from scenegen.generator.structure.coords import occupied_box
 from scenegen.generator.work import Work
 from scenegen.generator.workers import Workers
 from scenegen.scene import DETAILS, Asset, Detail, InvalidInput, Placement, Progress, Scene, View
@@ -110,7 +111,7 @@ class SceneGen:
             structures, placements = self._structure(conditions, random, work)
 
         with work.stage("assets", 0.15 * dense), self._memory.working(self.decoder):
-            assets, occupied = self._coarse_assets(ids, structures, placements, views, work)
+            assets, stands = self._coarse_assets(ids, structures, placements, views, work)
 
         scene = _scene(assets, placements, dict(work.seconds))
         if latents is None:
@@ -118,10 +119,10 @@ class SceneGen:
         work.done(1.0, scene=scene)
 
         with work.stage("latents", 0.3), self._memory.working(latents.flow):
-            voxels, features = self._latents(latents, conditions, assets, occupied, random, work)
+            voxels, features = self._latents(latents, conditions, assets, stands, random, work)
 
         with work.stage("textures", 0.3), self._memory.working(*latents.decoders):
-            textured = self._textured_assets(latents, assets, voxels, features, work)
+            textured = self._textured_assets(latents, assets, stands, voxels, features, work)
 
         final = tuple(textured.get(asset.id, asset) for asset in scene.assets)
         return replace(scene, assets=final, seconds=work.seconds)
@@ -160,17 +161,18 @@ class SceneGen:
         placements: Sequence[Placement | None],
         views: Sequence[View],
         work: Work,
-    ) -> tuple[list[Asset | None], list[Tensor]]:
+    ) -> tuple[list[Asset | None], list[Stand]]:
         """The asset of each structure latent [c, R, R, R], None for one that is empty or has no placement.
 
-        And the occupied voxels of each, int32 [V, 4] with 0 in the first column.
+        And where its structured latents are to stand.
         """
         assets: list[Asset | None] = []
-        occupied = []
+        stands = []
         for instance_id, latent, placement in zip(ids, latents, placements, strict=True):
             work.check()
             logits = self.decoder(latent[None]).float()
-            occupied.append(occupied_voxels(logits))
+            on_surface = self.latents is not None and self.latents.on_surface
+            stands.append(stand_of(logits, on_surface))
             colour = mean_colour(views, instance_id)
             mesh = None if placement is None else coarse_mesh(logits[0, 0].cpu().numpy(), colour)
             asset = None if mesh is None else Asset(instance_id, f"object_{instance_id}", mesh)
@@ -186,14 +188,14 @@ class SceneGen:
                 _log.warning("%s and is left out: try another seed, another view or a better mask", trouble)
             assets.append(asset)
             work.done(len(assets) / len(ids), asset)
-        return assets, occupied
+        return assets, stands
 
     def _latents(
         self,
         latents: LatentParts,
         conditions: Tensor,
         assets: Sequence[Asset | None],
-        occupied: Sequence[Tensor],
+        stands: Sequence[Stand],
         random: torch.Generator,
         work: Work,
     ) -> tuple[Voxels, Tensor]:
@@ -202,7 +204,7 @@ class SceneGen:
         Each is conditioned by the tokens of its own image only, which come first (spec/structure.md section 6.4).
         """
         whole = [i for i, asset in enumerate(assets) if asset is not None]
-        coords = [functional.pad(occupied[i][:, 1:], (1, 0), value=sample) for sample, i in enumerate(whole)]
+        coords = [functional.pad(stands[i].voxels[:, 1:], (1, 0), value=sample) for sample, i in enumerate(whole)]
         voxels = Voxels(torch.cat(coords), len(whole))
         settings = asdict(latents.sampler)
         del settings["placement_views"]  # there is nothing to place any more
@@ -219,12 +221,18 @@ class SceneGen:
         return voxels, latents.normalisation.restore(sampled)
 
     def _textured_assets(
-        self, latents: LatentParts, assets: Sequence[Asset | None], voxels: Voxels, features: Tensor, work: Work
+        self,
+        latents: LatentParts,
+        assets: Sequence[Asset | None],
+        stands: Sequence[Stand],
+        voxels: Voxels,
+        features: Tensor,
+        work: Work,
     ) -> dict[int, Asset]:
         """The textured assets that came out well, by id; each is finished in a process while others are decoded."""
-        whole = [asset for asset in assets if asset is not None]
+        whole = [(asset, stand) for asset, stand in zip(assets, stands, strict=True) if asset is not None]
         with Finishing(self._finishers, len(whole), work) as finishing:
-            for sample, (asset, part) in enumerate(zip(whole, voxels.split(features), strict=True)):
+            for sample, ((asset, stand), part) in enumerate(zip(whole, voxels.split(features), strict=True)):
                 work.check()
                 own = voxels.only(sample)
                 (fields,) = latents.mesh_decoder.decode(part, own)
@@ -232,7 +240,7 @@ class SceneGen:
                 if latents.gaussian_decoder is not None:
                     gaussians = latents.gaussian_decoder.decode(part, own)[0].cpu()
                 box = occupied_box(own.coords, latents.flow.resolution)
-                finishing.begin(asset, partial(extract, fields), gaussians, box)
+                finishing.begin(asset, partial(extract, completed(fields, stand)), gaussians, box)
             return finishing.results()
 
 

@@ -4,6 +4,8 @@ data           synthetic scenes, rendered to disk
 structure-vae  occupancy <-> latents
 encoders       image and geometry encoders and the readout
 structure      flow and position head
+latent-vae     structured latents of a surface <-> its shape and colours
+latents        flow over structured latents
 export         the trained weights as a folder for --weights
 """
 
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).with_name("configs")
-STAGES = ("data", "structure-vae", "encoders", "structure", "export")
+STAGES = ("data", "structure-vae", "encoders", "structure", "latent-vae", "latents", "export")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render data")
     parser.add_argument("--out", type=Path, help="folder that export writes")
+    parser.add_argument("--textures", action="store_true", help="export latent-vae and latents too")
     parser.set_defaults(run=main)
 
 
@@ -49,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     from scenegen.training import stages
 
     if args.stage == "export":
-        stages.export(config, args.runs, args.out or args.runs / "export")
+        stages.export(config, args.runs, args.out or args.runs / "export", textures=args.textures)
         return 0
     schedule = stages.Schedule(**config[args.stage.replace("-", "_")])
     if args.steps:

@@ -1,7 +1,8 @@
 """One training loop for every stage: steps, schedule, checkpoints, logs, plots.
 
 A step's data and noise depend on (seed, step) alone, so a run that was killed and resumed is the run that was not:
-a checkpoint holds the weights, their moving average, the optimiser and the step, and nothing else is needed.
+a checkpoint holds the weights, their moving average, the optimiser and the step, and nothing else is needed. A step may
+be cut into parts, whose gradients are averaged: done one after another, or shared by the processes of a torchrun.
 
 Knows nothing about what is trained.
 """
@@ -9,14 +10,12 @@ Knows nothing about what is trained.
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from scenegen.scene import InvalidInput
+from scenegen.training.distributed import Group, processes
+from scenegen.training.log import Log
 
 
 class Stage(Protocol):
@@ -45,6 +46,8 @@ class Stage(Protocol):
 
 
 Optimisers = Sequence[torch.optim.Optimizer]
+State = tuple[nn.Module, torch.optim.swa_utils.AveragedModel, Optimisers, torch.amp.GradScaler]
+"""Of a run: the model, its moving average, what steps it."""
 
 BETAS = (0.9, 0.98)
 """AdamW's: runs of a few thousand steps have no use for a longer memory of gradient sizes."""
@@ -57,7 +60,9 @@ HIDDEN_WIDTH = 64
 class Schedule:
     """steps: optimiser steps. learning_rate: peak, reached after ``warmup`` steps, then a cosine down to a hundredth.
 
-    ema: decay of the moving average, itself warmed up as (1 + step) / (10 + step).
+    ema: decay of the moving average, itself warmed up as (1 + step) / (10 + step). parts: batches of a stage that make
+    up one step, together in memory only where processes share them. precision: of what autocast chooses; with fp16 the
+    loss is scaled, and a step whose gradients overflow is left out.
     """
 
     steps: int
@@ -68,7 +73,8 @@ class Schedule:
     ema: float = 0.998
     validate_every: int = 500
     save_every: int = 200
-    bf16: bool = True
+    parts: int = 1
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -81,48 +87,90 @@ class Schedule:
 def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device: str = "cpu") -> nn.Module:
     """Train ``stage`` from its last checkpoint in ``folder`` to the end of the schedule; the averaged model.
 
-    Writes ``folder``/checkpoint.pt (for resuming here only), log.csv, validation.csv and losses.png.
+    Writes ``folder``/checkpoint.pt (for resuming here only), log.csv, validation.csv, an event file for TensorBoard and
+    losses.png. Under torchrun all processes take part, and the first one writes.
     """
+    with processes(device) as group:
+        return _run(stage, schedule, folder, seed, group)
+
+
+def _run(stage: Stage, schedule: Schedule, folder: Path, seed: int, group: Group) -> nn.Module:
     folder.mkdir(parents=True, exist_ok=True)
-    model = stage.model.to(device).train()
+    model = stage.model.to(group.device).train()
+    group.same_start(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimisers = make_optimisers(trainable, schedule)
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=None, multi_avg_fn=_ema(schedule.ema), use_buffers=True)
-    start = _resume(folder / "checkpoint.pt", model, average, optimisers)
-    log = Log(folder, start)
-    with tqdm(
-        range(start, schedule.steps), initial=start, total=schedule.steps, desc=folder.name, mininterval=5
-    ) as bar:
+    scaler = torch.amp.GradScaler(torch.device(group.device).type, enabled=schedule.precision == "fp16")
+    start = _resume(folder / "checkpoint.pt", model, average, optimisers, scaler)
+    group.wait()  # nobody writes before everybody has read
+    log = Log(folder, start) if group.writes else None
+    shown = {"initial": start, "total": schedule.steps, "desc": folder.name, "mininterval": 5}
+    with tqdm(range(start, schedule.steps), disable=not group.writes, **shown) as bar:
         for step in bar:
-            noise = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            torch.manual_seed(seed * 1_000_003 + step)
-            for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-                group["lr"] = schedule.rate(step)
-            with attention_for_training(device):
-                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=schedule.bf16):
-                    terms = stage.loss(np.random.default_rng((seed, step)), noise)
-                terms["loss"].backward()
+            for part in (part for optimiser in optimisers for part in optimiser.param_groups):
+                part["lr"] = schedule.rate(step)
+            terms = _gradients(stage, schedule, (seed, step), trainable, scaler, group)
+            for optimiser in optimisers:
+                scaler.unscale_(optimiser)
             norm = nn.utils.clip_grad_norm_(trainable, schedule.clip_norm)
             if torch.isfinite(norm):
                 for optimiser in optimisers:
                     optimiser.step()
                 average.update_parameters(model)
+            if scaler.is_enabled():
+                scaler.update()
             model.zero_grad(set_to_none=True)
-            log.train(step, {k: float(v.detach()) for k, v in terms.items()} | {"grad_norm": float(norm)})
-            bar.set_postfix(loss=f"{log.smooth:.3f}", refresh=False)
-            last = step + 1 == schedule.steps
-            if (step + 1) % schedule.validate_every == 0 or last:
-                average.module.eval()
-                with torch.no_grad():
-                    metrics = stage.validate(average.module)
-                log.validate(step + 1, metrics)
-                tqdm.write(f"{folder.name} step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-            if (step + 1) % schedule.save_every == 0 or last:
-                _save(folder / "checkpoint.pt", step + 1, model, average, optimisers)
-                log.flush()
+            if log is not None:
+                log.train(step, terms | {"grad_norm": float(norm)})
+                bar.set_postfix(loss=f"{log.smooth:.3f}", refresh=False)
+                _keep(stage, schedule, step, log, (model, average, optimisers, scaler))
     average.module.eval()
+    group.wait()
     result: nn.Module = average.module
     return result
+
+
+def _gradients(
+    stage: Stage,
+    schedule: Schedule,
+    place: tuple[int, int],
+    trainable: Sequence[nn.Parameter],
+    scaler: torch.amp.GradScaler,
+    group: Group,
+) -> dict[str, float]:
+    """Leave a step's mean gradients, still scaled, in the parameters; the mean terms. place: seed and step."""
+    seed, step = place
+    sums: dict[str, float] = {}
+    kind = torch.device(group.device).type
+    dtype = torch.float16 if schedule.precision == "fp16" else torch.bfloat16
+    for part in group.share(schedule.parts):
+        number = (seed * 1_000_003 + step) * schedule.parts + part
+        noise = torch.Generator().manual_seed(number)
+        torch.manual_seed(number)
+        rng = np.random.default_rng((seed, step) if schedule.parts == 1 else (seed, step, part))
+        with attention_for_training(group.device):
+            with torch.autocast(kind, dtype, enabled=schedule.precision != "fp32"):
+                terms = stage.loss(rng, noise)
+            scaler.scale(terms["loss"] / schedule.parts).backward()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) / schedule.parts
+    group.sum_gradients(trainable)
+    return dict(zip(sums, group.sum(torch.tensor(list(sums.values()), device=group.device)).tolist(), strict=True))
+
+
+def _keep(stage: Stage, schedule: Schedule, step: int, log: Log, state: State) -> None:
+    """Validate and save after a step that is due for it."""
+    average, last = state[1], step + 1 == schedule.steps
+    if (step + 1) % schedule.validate_every == 0 or last:
+        average.module.eval()
+        with torch.no_grad():
+            metrics = stage.validate(average.module)
+        log.validate(step + 1, metrics)
+        tqdm.write(f"{log.folder.name} step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+    if (step + 1) % schedule.save_every == 0 or last:
+        log.flush()  # rows of steps that the checkpoint does not know are dropped when it is resumed
+        _save(log.folder / "checkpoint.pt", step + 1, *state)
 
 
 def make_optimisers(parameters: Sequence[nn.Parameter], schedule: Schedule) -> Optimisers:
@@ -161,14 +209,18 @@ def _ema(decay: float) -> Callable[[Iterable[Tensor], Iterable[Tensor], Tensor |
     return update
 
 
-def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimisers: Optimisers) -> None:
+def _save(
+    path: Path, step: int, model: nn.Module, average: nn.Module, optimisers: Optimisers, scaler: torch.amp.GradScaler
+) -> None:
     part = path.with_suffix(".part")
-    state = {"model": model.state_dict(), "average": average.state_dict()}
+    state = {"model": model.state_dict(), "average": average.state_dict(), "scaler": scaler.state_dict()}
     torch.save({"step": step, "optimisers": [optimiser.state_dict() for optimiser in optimisers], **state}, part)
     os.replace(part, path)  # A run killed while saving still finds the checkpoint before.
 
 
-def _resume(path: Path, model: nn.Module, average: nn.Module, optimisers: Optimisers) -> int:
+def _resume(
+    path: Path, model: nn.Module, average: nn.Module, optimisers: Optimisers, scaler: torch.amp.GradScaler
+) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
@@ -177,6 +229,8 @@ def _resume(path: Path, model: nn.Module, average: nn.Module, optimisers: Optimi
         average.load_state_dict(state["average"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+        if state.get("scaler"):  # empty but for fp16
+            scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise InvalidInput(f"{path} is a checkpoint of another model: use a new --out folder ({error})") from error
     return int(state["step"])
@@ -191,78 +245,3 @@ def load_average(folder: Path, model: nn.Module) -> nn.Module:
     average.load_state_dict(torch.load(path, weights_only=True)["average"])
     model.load_state_dict(average.module.state_dict())
     return model.eval()
-
-
-class Log:
-    """Loss and validation tables of a run, on disk, and their plot. Rows after ``start`` (of a killed run) go."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        self.folder = folder
-        self.rows = [r for r in _read_rows(folder / "log.csv") if r["step"] < start]
-        self.validation = [r for r in _read_rows(folder / "validation.csv") if r["step"] <= start]
-        self.smooth = float("nan")
-
-    def train(self, step: int, terms: dict[str, float]) -> None:
-        """Note the terms of one step."""
-        self.rows.append({"step": step, **terms})
-        value = terms["loss"]
-        self.smooth = value if math.isnan(self.smooth) else 0.98 * self.smooth + 0.02 * value
-
-    def validate(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note held-out metrics and write everything."""
-        self.validation.append({"step": step, **metrics})
-        self.flush()
-        self.plot()
-
-    def flush(self) -> None:
-        """Write the tables."""
-        for name, rows in (("log.csv", self.rows), ("validation.csv", self.validation)):
-            if rows:
-                with open(self.folder / name, "w", newline="") as file:
-                    writer = csv.DictWriter(file, fieldnames=_names(rows), restval="")
-                    writer.writeheader()
-                    writer.writerows(rows)
-
-    def plot(self) -> None:
-        """losses.png: each loss term (running mean) and each validation metric over steps."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        groups = [(self.rows, 50, "training"), (self.validation, 1, "held out")]
-        panels = [(rows, w, t, k) for rows, w, t in groups if rows for k in _names(rows) if k != "step"]
-        columns = min(4, len(panels))
-        lines = math.ceil(len(panels) / columns)
-        figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 2.5 * lines), squeeze=False)
-        for axis, (rows, width, title, key) in zip(axes.flat, panels, strict=False):
-            steps = np.array([r["step"] for r in rows])
-            values = np.array([r.get(key, np.nan) for r in rows], dtype=float)
-            width = min(width, len(values))
-            axis.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), lw=1)
-            axis.set_title(f"{key} ({title})", fontsize=8)
-            axis.tick_params(labelsize=7)
-        for axis in axes.flat[len(panels) :]:
-            axis.axis("off")
-        figure.tight_layout()
-        figure.savefig(self.folder / "losses.png", dpi=90)
-        plt.close(figure)
-
-
-def _names(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    """Every column's name: a run may be resumed with another term in its loss."""
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _read_rows(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [
-            {k: int(v) if k == "step" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)
-        ]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a small JSON file, readable."""
-    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from scenegen.scene import InvalidInput
+from scenegen.synthetic.objects import FAMILIES, ProceduralObject
 from scenegen.synthetic.rendering import render
 from scenegen.synthetic.scenes import camera_path, make_camera, make_scene
 from scenegen.training.samples import Arrays, scene_sample
@@ -76,11 +77,31 @@ class Samples:
         if not paths:
             raise InvalidInput(f"{folder} holds no scenes_*.safetensors: make them with `scenegen train data`")
         shards = [load_file(path) for path in paths[:limit]]
+        self._shards = [
+            (int(path.stem.split("_")[1]), len(shard["counts"])) for path, shard in zip(paths, shards, strict=False)
+        ]
         merged = {k: np.concatenate([shard.pop(k) for shard in shards]) for k in list(shards[0])}
         self.counts: NDArray[np.int64] = merged.pop("counts")
         self.first = np.cumsum(self.counts) - self.counts
         self.scene: Arrays = {k.removeprefix("scene."): v for k, v in merged.items() if k.startswith("scene.")}
         self.objects: Arrays = {k.removeprefix("object."): v for k, v in merged.items() if k.startswith("object.")}
+
+    def made(self, row: int) -> ProceduralObject:
+        """The object of a row, made again from its scene's seed."""
+        scene = int(np.searchsorted(self.first, row, side="right")) - 1
+        seeds, counts = np.array(self._shards).T
+        shard = int(np.searchsorted(np.cumsum(counts), scene, side="right"))
+        place = scene - int(counts[:shard].sum())
+        # scenes in which nothing was visible left no rows, so a scene's seed may be later than its place says
+        for seed in range(int(seeds[shard]) + place, int(seeds[shard]) + SCENES_PER_SHARD):
+            for made in make_scene(seed).objects:
+                same = np.abs(made.extents - self.objects["extents"][row]).max() < 1e-6
+                if same and FAMILIES.index(made.family) == self.objects["family"][row]:
+                    return made
+        raise InvalidInput(
+            f"object {row} is not in the scene it was drawn from: the shards were made by another version of the "
+            "synthetic scenes; make them again with `scenegen train data`"
+        )
 
     def rows(self, scenes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Object rows of the given scenes, scene after scene."""

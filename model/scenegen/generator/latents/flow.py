@@ -64,7 +64,7 @@ class SLatFlowModel(nn.Module):
         )
         heads = num_heads or model_channels // num_head_channels
         self.resolution, self.in_channels, self.cond_channels = resolution, in_channels, cond_channels
-        self.model_channels, self.use_checkpoint = model_channels, use_checkpoint
+        self.model_channels, self.use_checkpoint, self.patch_size = model_channels, use_checkpoint, patch_size
         self.use_skip_connection = use_skip_connection
         self.t_embedder = TimestepEmbedder(model_channels)
         self.adaLN_modulation = modulation(model_channels, 6) if share_mod else nn.Identity()

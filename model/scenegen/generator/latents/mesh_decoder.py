@@ -18,7 +18,10 @@ from scenegen.generator.nn.sparse_blocks import SparseSubdivideBlock3d
 
 
 class SLatMeshDecoder(SparseTransformer):
-    """Fields on 64 fine voxels per voxel. Args as in the published config files; those not named: the transformer's."""
+    """Fields on 64 fine voxels per voxel. Args as in the published config files; those not named: the transformer's.
+
+    num_groups: of the group norms; narrow models want fewer than the published 32.
+    """
 
     FIELD_CHANNELS = 8 + 8 * 3 + 21
     COLOUR_CHANNELS = 8 * 6
@@ -29,14 +32,15 @@ class SLatMeshDecoder(SparseTransformer):
         model_channels: int,
         latent_channels: int,
         representation_config: Mapping[str, Any],
+        num_groups: int = 32,
         **transformer: Any,
     ) -> None:
         super().__init__(latent_channels, model_channels, **transformer)
         self.resolution = resolution
         self.upsample = nn.ModuleList(
             [
-                SparseSubdivideBlock3d(model_channels, model_channels // 4),
-                SparseSubdivideBlock3d(model_channels // 4, model_channels // 8),
+                SparseSubdivideBlock3d(model_channels, model_channels // 4, num_groups),
+                SparseSubdivideBlock3d(model_channels // 4, model_channels // 8, num_groups),
             ]
         )
         colour = self.COLOUR_CHANNELS if representation_config.get("use_color", False) else 0

@@ -30,19 +30,26 @@ def coarse_mesh(logits: NDArray[np.float32], colour: NDArray[np.uint8]) -> trime
     surface voxels. Specks are left out. colour: uint8 [3] RGB of every vertex. None when no voxel is occupied. Normals
     point outwards.
     """
+    field = solid_logits(logits)
+    if field is None:
+        return None
+    # beyond the box lies the mirror image of its border, negated: the surface closes exactly on the box
+    inside = np.pad(field, 1, mode="edge")
+    closed = np.where(np.pad(np.ones_like(field, dtype=bool), 1), inside, -np.abs(inside))
+    vertices, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction="ascent")
+    vertices = (vertices - 0.5) / len(logits) - 0.5
+    colours = np.tile(np.append(colour, 255).astype(np.uint8), (len(vertices), 1))
+    return trimesh.Trimesh(vertices, faces, vertex_colors=colours, process=False)
+
+
+def solid_logits(logits: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Logits [R, R, R] of the solid without specks: positive inside it, negative outside. None when all is empty."""
     occupied = logits > 0
     if not occupied.any():
         return None
     solid = without_specks(ndimage.binary_fill_holes(occupied))
     inner = np.where(occupied, logits.clip(_NEAREST_ZERO), 1.0)
-    field = np.where(solid, inner, -np.abs(logits).clip(_NEAREST_ZERO))
-    # beyond the box lies the mirror image of its border, negated: the surface closes exactly on the box
-    inside = np.pad(field, 1, mode="edge")
-    closed = np.where(np.pad(np.ones_like(solid), 1), inside, -np.abs(inside))
-    vertices, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction="ascent")
-    vertices = (vertices - 0.5) / len(logits) - 0.5
-    colours = np.tile(np.append(colour, 255).astype(np.uint8), (len(vertices), 1))
-    return trimesh.Trimesh(vertices, faces, vertex_colors=colours, process=False)
+    return np.where(solid, inner, -np.abs(logits).clip(_NEAREST_ZERO)).astype(np.float32)
 
 
 def without_specks(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:

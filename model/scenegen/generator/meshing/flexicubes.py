@@ -70,9 +70,9 @@ def extract(fields: GridFields) -> ExtractedMesh:
     cubes = _surface_cubes(grid, signs)
     if not len(cubes.case):
         points, looks = (np.zeros((0, n), np.float32) for n in (3, (grid.features.shape[1] - _COLOUR) // 8))
-        return ExtractedMesh(points, np.zeros((0, 3), np.int64), looks)
+        return ExtractedMesh(points, np.zeros((0, 3), np.int64), looks, fields.resolution)
     positions, looks, gamma = _dual_vertices(grid, cubes)
-    return ExtractedMesh(positions, _faces(grid, cubes, signs, gamma), looks)
+    return ExtractedMesh(positions, _faces(grid, cubes, signs, gamma), looks, fields.resolution)
 
 
 def _gather(fields: GridFields) -> _Grid:

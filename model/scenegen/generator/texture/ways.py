@@ -67,7 +67,7 @@ def _colour_function(
         if extracted is None or not extracted.attributes.shape[1]:
             raise InvalidInput("the mesh decoder gave no colours: choose the way 'gaussians'")
         colours: Floats32 = extracted.attributes[:, :3]
-        return DecodedColours(extracted.vertices, colours)
+        return DecodedColours(extracted.vertices, colours, extracted.resolution)
     if gaussians is None:
         raise InvalidInput(f"the way '{way}' needs the Gaussians of the asset: decode them, or choose 'decoded'")
     from scenegen.generator.texture.rendered import RenderedColours
