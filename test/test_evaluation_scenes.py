@@ -281,6 +281,30 @@ def test_benchmark_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert (tmp_path / "bench.png").stat().st_size > 10_000
 
 
+def test_more_views_are_compared_on_the_same_scenes(tmp_path: Path) -> None:
+    seen: list[tuple[int, tuple[int, ...], bytes]] = []
+
+    class Counting:
+        def generate(self, views: Sequence[View], *, seed: int = 42, ids: Sequence[int] | None = None) -> Scene:
+            question = held_out_scene(SEED, 2)
+            assert question is not None
+            seen.append((len(views), tuple(ids or ()), views[0].image.tobytes()))
+            if len(views) == 1:
+                raise RuntimeError("one view is not enough")
+            return question.truth
+
+    figures = tmp_path / "views.json"
+    arguments = argparse.ArgumentParser()
+    add_parser(arguments.add_subparsers(), lambda *_: Counting(), lambda *_: pytest.fail("no judge was asked for"))
+    words = ["benchmark", "--seed", str(SEED), "--scenes", "1", "--views", "1", "2", "--json", str(figures)]
+    args = arguments.parse_args(words)
+    assert args.run(args) == 0
+    assert [count for count, *_ in seen] == [1, 2] and seen[0][1:] == seen[1][1:]
+    rows = json.loads(figures.read_text())["by_views"]
+    assert rows["1 views"] == {"scenes": 0, "errors": 1}
+    assert rows["2 views"]["voxel_iou"] > 0.95
+
+
 def test_scenes_of_one_object_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

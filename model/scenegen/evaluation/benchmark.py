@@ -90,12 +90,14 @@ def run_benchmark(
     seed: int,
     scenes: int,
     views: int = 1,
+    shown: int | None = None,
     judge: Judge | None = None,
     with_baselines: bool = True,
     on_scene: Callable[[SceneResult], None] | None = None,
 ) -> list[SceneResult]:
     """Ask the model for the first so many usable held-out scenes from a seed on.
 
+    views: of each scene, all of which see what is asked for. shown: the model gets the first so many of them only.
     judge: for the image figures that take networks. on_scene hears of each result.
     """
     baselines = Baselines() if with_baselines else None
@@ -105,6 +107,7 @@ def run_benchmark(
         seed += 1
         if question is None:
             continue
+        question = replace(question, views=question.views[:shown])
         results.append(run_scene(model, question, baselines, judge))
         if on_scene:
             on_scene(results[-1])

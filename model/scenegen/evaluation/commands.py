@@ -49,7 +49,14 @@ def add_parser(
     benchmark.add_argument("--weights", default="tiny", metavar="W", help="checkpoint folder or packaged weights")
     benchmark.add_argument("--seed", type=int, default=900_000, help="first scene; training draws from 1000000 on")
     benchmark.add_argument("--scenes", type=int, default=50, metavar="N")
-    benchmark.add_argument("--views", type=int, default=1, help="views of each scene")
+    benchmark.add_argument(
+        "--views",
+        type=int,
+        nargs="+",
+        default=[1],
+        metavar="K",
+        help="views of each scene; several numbers compare what so many of the same views bring, without baselines",
+    )
     benchmark.add_argument("--json", type=Path, metavar="F", help=f"write the figures to F; {_BESIDE}")
     benchmark.set_defaults(
         run=lambda args: benchmark_command(args, load_generator(args.weights, args.device), _judge(args, load_judge))
@@ -90,12 +97,15 @@ def evaluate_command(args: argparse.Namespace, judge: Judge | None) -> int:
 
 def benchmark_command(args: argparse.Namespace, model: Generator, judge: Judge | None) -> int:
     """Run `scenegen benchmark`: 0 when at least one scene has a score."""
+    if len(args.views) > 1:
+        return _compare_views(args, model)
+    (views,) = args.views
     with tqdm(total=args.scenes, unit="scene") as progress:
         results = run_benchmark(
             model,
             seed=args.seed,
             scenes=args.scenes,
-            views=args.views,
+            views=views,
             judge=judge,
             on_scene=lambda _: progress.update(),
         )
@@ -106,7 +116,7 @@ def benchmark_command(args: argparse.Namespace, model: Generator, judge: Judge |
     print(f"{len(results) - len(failed)} scenes scored, {len(failed)} failed")
     _print_tables(means)
     if args.json:
-        settings = {"weights": str(args.weights), "seed": args.seed, "views": args.views}
+        settings = {"weights": str(args.weights), "seed": args.seed, "views": views}
         counts = {"scenes": len(results) - len(failed), "errors": len(failed), "failed": failed}
         write_json(args.json, {**settings, **counts, **means})
         write_csv(args.json.with_suffix(".csv"), _scene_rows(results))
@@ -114,6 +124,30 @@ def benchmark_command(args: argparse.Namespace, model: Generator, judge: Judge |
         if means:
             _benchmark_sheet(args, results)
     return 0 if means else 1
+
+
+def _compare_views(args: argparse.Namespace, model: Generator) -> int:
+    """The same scenes and objects, asked for with the first so many of the same views."""
+    rows: dict[str, dict[str, float]] = {}
+    with tqdm(total=args.scenes * len(args.views), unit="scene") as progress:
+        for count in args.views:
+            results = run_benchmark(
+                model,
+                seed=args.seed,
+                scenes=args.scenes,
+                views=max(args.views),
+                shown=count,
+                with_baselines=False,
+                on_scene=lambda _: progress.update(),
+            )
+            errors = sum(bool(result.error) for result in results)
+            rows[f"{count} views"] = {"scenes": args.scenes - errors, "errors": errors} | summary(results).get(
+                "model", {}
+            )
+    print(table(rows))
+    if args.json:
+        write_json(args.json, {"weights": str(args.weights), "seed": args.seed, "by_views": rows})
+    return 0 if any(row["scenes"] for row in rows.values()) else 1
 
 
 def _judge(args: argparse.Namespace, load_judge: Callable[[Path, str], Judge]) -> Judge | None:
