@@ -78,7 +78,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=["scenegen_ros"],
-    scripts=["scripts/scenegen", "scripts/scenegen_node", "scripts/simulated_camera"],
+    scripts=[f"scripts/{name}" for name in ("scenegen", "scenegen_node", "scenegen_viewer", "simulated_camera")],
     install_requires=pinned("run", "ros"),
     extras_require={name: pinned(name) for name in ("export", "view", "bags")},
     setup_requires=[wanted for wanted in pinned("build") if not wanted.startswith("setuptools")],  # runs already

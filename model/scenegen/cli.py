@@ -21,6 +21,7 @@ from scenegen.client import GenerationFailed, SceneClient, ServerError
 from scenegen.commands import add_parsers as add_checkpoint_commands
 from scenegen.commands.export import add_parser as add_export
 from scenegen.commands.settle import add_parser as add_settle
+from scenegen.commands.view import add_parser as add_view
 from scenegen.documents import document_scene
 from scenegen.evaluation.benchmark import Generator
 from scenegen.evaluation.commands import add_parser as add_evaluation
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_synthesize(commands)
     add_train(commands)
     add_export(commands)
+    add_view(commands)
     add_settle(commands)
     add_evaluation(commands, _load_generator, _load_judge)
     add_ablation(commands)

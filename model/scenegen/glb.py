@@ -8,6 +8,7 @@ disk, sockets or what an asset is.
 from __future__ import annotations
 
 import io
+import json
 import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -62,6 +63,26 @@ def mesh_from_glb(data: bytes, name: str = "GLB") -> trimesh.Trimesh:
         raise InvalidInput(f"{name} holds no usable triangles: make it again")
     mesh.apply_transform(T_YUP_ZUP.T)
     return mesh
+
+
+def matte(glb: bytes) -> bytes:
+    """A GLB whose meshes without a material are matte: glTF's default is bare metal, black where nothing is mirrored.
+
+    For what is sent to browsers. On disk such meshes stay as they are: read back, they have vertex colours.
+    """
+    length = int.from_bytes(glb[12:16], "little")
+    tree, rest = json.loads(glb[20 : 20 + length]), glb[20 + length :]
+    bare = [part for mesh in tree.get("meshes", ()) for part in mesh["primitives"] if "material" not in part]
+    if not bare:
+        return glb
+    materials = tree.setdefault("materials", [])
+    materials.append({"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}})
+    for part in bare:
+        part["material"] = len(materials) - 1
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    head = glb[:8] + (20 + len(text) + len(rest)).to_bytes(4, "little") + len(text).to_bytes(4, "little") + glb[16:20]
+    return head + text + rest
 
 
 def pack_texture(mesh: trimesh.Trimesh) -> None:
