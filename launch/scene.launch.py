@@ -30,12 +30,17 @@ from lifecycle_msgs.msg import Transition
 
 PACKAGE = "scenegen_ros"
 SHARE = Path(get_package_share_directory(PACKAGE))
-TOPICS = ("image", "masks", "depth", "points", "camera_info")
+TOPICS = ("image", "masks", "detections_2d", "depth", "points", "camera_info")
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 ARGUMENTS = [
     DeclareLaunchArgument("image", default_value="image", description="Topic of the RGB image."),
     DeclareLaunchArgument("masks", default_value="masks", description="Topic of the instance masks of the image."),
+    DeclareLaunchArgument(
+        "detections_2d",
+        default_value="detections_2d",
+        description="Topic of boxes around the objects, in place of masks where segmentation is sam2.",
+    ),
     DeclareLaunchArgument("depth", default_value="depth", description="Topic of the depth registered to the image."),
     DeclareLaunchArgument(
         "points", default_value="points", description="Topic of an organised cloud, in place of depth."
@@ -55,6 +60,12 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "weights", default_value="tiny", description="Weights of the server on board: tiny, or a folder."
+    ),
+    DeclareLaunchArgument(
+        "segmenter",
+        default_value="",
+        description="Folder of SAM 2 weights: the server on board makes the masks, of detections_2d. Empty: masks come "
+        "on their topic, or params_file sets segmentation.",
     ),
     DeclareLaunchArgument("device", default_value="cpu", description="Device of the server on board: cpu, cuda, ..."),
     DeclareLaunchArgument(
@@ -86,11 +97,12 @@ def transport_profile() -> list[LaunchDescriptionEntity]:
     return [SetEnvironmentVariable(name, str(SHARE / "config" / "fastdds.xml")) for name in PROFILE_VARIABLES]
 
 
-def server_on_board(socket: str, weights: str, device: str) -> ExecuteProcess:
+def server_on_board(socket: str, weights: str, segmenter: str, device: str) -> ExecuteProcess:
     """The generation server on a unix socket; started again when it dies, since the node outlives it."""
     scenegen = Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "scenegen"
     return ExecuteProcess(
-        cmd=[str(scenegen), "serve", "--unix", socket, "--weights", weights, "--device", device],
+        cmd=[str(scenegen), "serve", "--unix", socket, "--weights", weights, "--device", device]
+        + (["--segmenter", segmenter] if segmenter else []),
         name="scenegen_server",
         output="screen",
         respawn=True,
@@ -125,7 +137,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # A folder of our own: only this user can reach the socket, and no other launch has it.
         socket = str(Path(tempfile.mkdtemp(prefix="scenegen_")) / "server.sock")
         server = f"unix:{socket}"
-        entities.append(server_on_board(socket, value["weights"], value["device"]))
+        entities.append(server_on_board(socket, value["weights"], value["segmenter"], value["device"]))
 
     if value["simulate"] == "true":
         camera = Node(
@@ -147,6 +159,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             value["params_file"],
             {"server": server}
             | {name: value[name] for name in ("token_file", "ca_file") if value[name]}
+            | ({"segmentation": "sam2"} if value["segmenter"] else {})
             | use_sim_time,
         ],
         remappings=remappings,

@@ -20,6 +20,7 @@ from scenegen.files import SceneNotStored
 from scenegen.placement import place_scene
 from scenegen.scene import Cancelled, Detail, Floats, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen_ros.scene_store import SceneStore, StoredScene
+from scenegen_ros.segmenting import Segmenter, labelled, labels_of, segmented
 from scenegen_ros.view_collector import KeptView, ViewCollector
 
 _POLL_S = 0.05
@@ -27,8 +28,8 @@ GENERATED = 0.9
 """Share of the job that is done when the scene is generated; placing and saving are the rest."""
 
 
-class Generator(Protocol):
-    """What generates: scenegen.client.SceneClient."""
+class Generator(Segmenter, Protocol):
+    """What generates, and segments where views come with boxes: scenegen.client.SceneClient."""
 
     def generate(
         self,
@@ -103,6 +104,7 @@ class Generation(threading.Thread):
         self._on_stage, self._on_done = on_stage, on_done
         self._ready: tuple[int, ...] = ()
         self._kept: list[KeptView] = []
+        self._labels: dict[int, str] = {}
         self._coarse: StoredScene | None = None
         self.stage = Stage("starting", 0.0)
         self._seconds: dict[str, float] = {}
@@ -135,6 +137,8 @@ class Generation(threading.Thread):
         with self._timed("waiting for views"):
             self._kept = self._wait_for_views()
         self._enter("sending views", 0.0)
+        if self._collector.parameters.segmentation == "sam2":
+            self._segment()
         with self._timed("generating, all in all"):
             scene = self._generator.generate(
                 [k.view for k in self._kept],
@@ -149,13 +153,25 @@ class Generation(threading.Thread):
             return self._place(scene, GENERATED)
         self._enter("saving", 0.98)
         with self._timed("saving"):
-            stored = self._store.refine(self._coarse, scene)
+            stored = self._store.refine(self._coarse, labelled(scene, self._labels))
         self._announce(stored)
         return stored
+
+    def _segment(self) -> None:
+        """The views came with boxes; masks take their place."""
+        self._labels = labels_of(self._kept)
+        with self._timed("segmentation"):
+            self._kept = segmented(
+                self._kept,
+                self._generator,
+                on_progress=lambda progress: self._enter(progress.stage, 0.0),
+                cancelled=self._cancelled,
+            )
 
     def _place(self, scene: Scene, progress: float, *, preliminary: bool = False) -> StoredScene:
         """Scene -> placed objects -> files -> announced."""
         self._enter("placing", progress)
+        scene = labelled(scene, self._labels)
         views = [k.view for k in self._kept]
         with self._timed("placing"):
             objects = place_scene(scene, views, gravity=self._up(views), cancelled=self._cancelled)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
@@ -16,7 +17,9 @@ from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import Detection2DArray
 
+from scenegen.prompts import with_prompts
 from scenegen.scene import InvalidInput, View
 from scenegen_ros.conversions import (
     decode_camera_info,
@@ -28,6 +31,7 @@ from scenegen_ros.conversions import (
     read_header,
     stamp_ns,
 )
+from scenegen_ros.detections import decode_detections
 from scenegen_ros.diagnostics import TopicMonitor
 from scenegen_ros.pairing import Message, MessageSet
 from scenegen_ros.parameters import Parameters
@@ -47,6 +51,7 @@ def sensor_qos() -> QoSProfile:
 def decode_set(messages: MessageSet, *, rectify: bool) -> View:
     """The View of a set of messages, without its camera pose. InvalidInput names the topic that cannot be used.
 
+    Where boxes came in place of masks it is a PromptedView.
     rectify: whether the image, and masks and depth with it, are as the lens in the camera info distorts them.
     """
     read = {topic: deserialize_message(m.cdr, m.message_type) for topic, m in messages.messages.items()}
@@ -55,6 +60,9 @@ def decode_set(messages: MessageSet, *, rectify: bool) -> View:
     pixels = decode_compressed(image) if isinstance(image, CompressedImage) else decode_image(image)
     size = (pixels.shape[0], pixels.shape[1])
     intrinsics = decode_camera_info(read["camera_info"], size)
+    marks = read["masks"]
+    boxes = isinstance(marks, Detection2DArray)
+    masks = np.zeros(size, np.int32) if boxes else decode_masks(marks)
     lens = decode_lens(read["camera_info"], size) if rectify else None
     depth, depth_m = read.get("depth"), None
     if isinstance(depth, PointCloud2):
@@ -62,7 +70,11 @@ def decode_set(messages: MessageSet, *, rectify: bool) -> View:
     elif depth is not None:
         depth_m = decode_depth(depth)
     view = View(pixels, masks, depth_m, intrinsics, None, messages.stamp_ns)
-    return view if lens is None else rectified(view, lens)
+    view = view if lens is None else rectified(view, lens)
+    if not boxes:
+        return view
+    prompts, tracked = decode_detections(marks, size, lens)
+    return with_prompts(view, prompts, tracked=tracked)
 
 
 class Inputs:
@@ -81,7 +93,10 @@ class Inputs:
         self._transforms = transforms
         self._depth = parameters.depth
         self._since_s = time.monotonic()
-        self.monitors = {name: TopicMonitor(name) for name in ("image", "masks", "camera_info")}
+        marks, marks_type = (
+            ("masks", Image) if parameters.segmentation == "topic" else ("detections_2d", Detection2DArray)
+        )
+        self.monitors = {name: TopicMonitor(name) for name in ("image", marks, "camera_info")}
         if parameters.depth != "off":
             self.monitors["depth"] = TopicMonitor("depth", needed=parameters.depth == "required")
             self.monitors["points"] = TopicMonitor("points", needed=False)
@@ -92,7 +107,7 @@ class Inputs:
             self._subscribe("image", Image, "image")
         if parameters.image_transport != "raw":
             self._subscribe("image", CompressedImage, "image/compressed")
-        self._subscribe("masks", Image, "masks")
+        self._subscribe(marks, marks_type, marks)
         self._subscribe("camera_info", CameraInfo, "camera_info")
         if parameters.depth != "off":
             self._subscribe("depth", Image, "depth")
@@ -137,7 +152,9 @@ class Inputs:
         def take(cdr: bytes) -> None:
             stamp, frame_id = read_header(cdr)
             monitor.heard(stamp, time.monotonic())
-            if name != "points":
+            if name == "detections_2d":  # boxes are another form of masks
+                self._on_message("masks", Message(stamp, frame_id, cdr, message_type))
+            elif name != "points":
                 self._on_message(name, Message(stamp, frame_id, cdr, message_type))
             elif not self.publishers("depth"):  # points are another form of depth, which is smaller where both speak
                 self._on_message("depth", Message(stamp, frame_id, cdr, message_type))

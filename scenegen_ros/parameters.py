@@ -73,6 +73,13 @@ class Parameters:
         read_only=True,
     )
     depth: str = _row(
+    segmentation: str = _row(
+        "topic",
+        "Where masks come from: topic (masks), or sam2 (the server makes them of the boxes on detections_2d; it must "
+        "have been started with --segmenter).",
+        choices=("topic", "sam2"),
+        read_only=True,
+    )
         "auto",
         "Whether a view needs depth (an image, or points): auto (when either is published), required or off. Without "
         "depth nothing is metric.",
@@ -184,8 +191,8 @@ def markdown_text() -> str:
         "Written by `python -m scenegen_ros.parameters --write` from `scenegen_ros/parameters.py`; edit that file.",
         "Fixed parameters are set at start (launch file, `params_file`, `--ros-args -p`); the others also at run",
         "time.",
-        "QoS of `image`, `image/compressed`, `masks`, `depth`, `points`, `camera_info` follows the usual parameters,",
-        "for example `qos_overrides./masks.subscription.reliability: reliable`.",
+        "QoS of `image`, `image/compressed`, `masks`, `detections_2d`, `depth`, `points` and `camera_info` follows the",
+        "usual parameters, for example `qos_overrides./masks.subscription.reliability: reliable`.",
         "",
         "| parameter | type | default | allowed | fixed | what it does |",
         "|---|---|---|---|---|---|",

@@ -51,7 +51,7 @@ class Pipeline:
         self._generations = Generations(
             node, self._collector, self._client, self._store, self._publisher, self.waiting_for, problems
         )
-        self._watch = ServerWatch(self._client, address)
+        self._watch = ServerWatch(self._client, address, segmenter=parameters.segmentation == "sam2")
         self._inputs: Inputs | None = None
         self._timer: Timer | None = None
         self._pairing = PairingReport()

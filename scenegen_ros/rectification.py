@@ -89,6 +89,13 @@ class Lens:
             return np.asarray(cv2.fisheye.projectPoints(rays, zero, zero, K, d)[0], float).reshape(-1, 2)
         return np.asarray(cv2.projectPoints(rays, zero, zero, K, d)[0], float).reshape(-1, 2)
 
+    def undo(self, pixels: Floats) -> Floats:
+        """Where pixels float64 [n, 2] of the distorted image are in the rectified one, float64 [n, 2]."""
+        undistort = cv2.fisheye.undistortPoints if self.is_fisheye else cv2.undistortPoints
+        points = pixels[:, None].astype(np.float64)
+        found = undistort(points, _square(self.K), np.array(self.d), R=_square(self.R), P=_square(self.P))
+        return np.asarray(found, float).reshape(-1, 2)
+
 
 @dataclass(frozen=True, eq=False)
 class _Maps:

@@ -15,13 +15,18 @@ from scenegen_ros.diagnostics import Level, Status
 _PERIOD_READY_S = 5.0
 _PERIOD_WAITING_S = 2.0
 
+_NO_SEGMENTER = (
+    "has no segmenter, and segmentation is sam2: start it with `scenegen serve --segmenter FOLDER`, or set "
+    "segmentation to topic and publish masks"
+)
+
 
 class ServerWatch:
     """A thread that polls a server until stop()."""
 
-    def __init__(self, client: SceneClient, address: str) -> None:
-        """address: for people."""
-        self._client, self._address = client, address
+    def __init__(self, client: SceneClient, address: str, *, segmenter: bool = False) -> None:
+        """address: for people. segmenter: whether one is needed."""
+        self._client, self._address, self._segmenter = client, address, segmenter
         self._stopped = threading.Event()
         self._status = Status("server", Level.WARN, f"{address} has not been asked yet")
         self._thread = threading.Thread(target=self._run, name="scenegen server watch", daemon=True)
@@ -47,6 +52,8 @@ class ServerWatch:
                 values |= _load(readiness)
                 level = {"ready": Level.OK, "loading": Level.WARN, "failed": Level.ERROR}[readiness.state]
                 message = f"{readiness.state}: {readiness.detail}" if readiness.detail else readiness.state
+                if self._segmenter and readiness.segmenter is False:
+                    level, message = Level.ERROR, _NO_SEGMENTER
             except ServerError as error:
                 level, message = Level.ERROR, str(error)
             except Cancelled:

@@ -68,7 +68,7 @@ class Readiness:
     """What the server says about its model; detail is one sentence for people.
 
     working: a generation runs. waiting: requests in its queue, of at most places. device_memory: bytes in use and in
-    all on its GPU. None where an older server, or one without a GPU, does not say.
+    all on its GPU. segmenter: whether it makes masks. None where an older server, or one without a GPU, does not say.
     """
 
     state: Literal["loading", "ready", "failed"]
@@ -77,6 +77,7 @@ class Readiness:
     waiting: int | None = None
     places: int | None = None
     device_memory: tuple[int, int] | None = None
+    segmenter: bool | None = None
 
 
 class SceneClient:
@@ -191,6 +192,7 @@ class SceneClient:
                 answer.get("waiting"),
                 answer.get("places"),
                 tuple(answer["device_memory"]) if answer.get("device_memory") else None,
+                answer.get("segmenter"),
             )
 
     async def _exchange(

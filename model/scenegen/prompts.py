@@ -53,10 +53,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptedView(View):
-    """A view whose masks are still to be made: they are all 0, and instance_ids are those of the prompts.
+    """A view whose masks are still to be made; instance_ids are those of the prompts.
 
-    prompts: may be empty where the objects are prompted in other views. tracked: ids mean the same object in every
-    view; False where they only number this view's prompts.
+    masks: until then nothing, or roughly where the objects are. prompts: may be empty where the objects are prompted in
+    other views. tracked: ids mean the same object in every view; False where they only number this view's prompts.
     """
 
     prompts: tuple[Prompt, ...] = ()
@@ -80,10 +80,20 @@ class PromptedView(View):
         return View(**{row.name: getattr(self, row.name) for row in fields(View)} | {"masks": masks})
 
 
-def with_prompts(view: View, prompts: Sequence[Prompt]) -> PromptedView:
-    """A view to be segmented anew: its masks give way to prompts."""
+def with_prompts(view: View, prompts: Sequence[Prompt], *, tracked: bool = True) -> PromptedView:
+    """A view to be segmented anew: in place of its masks stand the boxes of prompts, the smaller before the larger."""
+    masks = np.zeros_like(view.masks)
+    boxes = [(prompt.box, prompt.id) for prompt in prompts if prompt.box is not None]
+    for (left, top, right, bottom), instance_id in sorted(boxes, key=lambda b: _area(b[0]), reverse=True):
+        masks[round(top) : max(round(bottom), round(top) + 1), round(left) : max(round(right), round(left) + 1)] = (
+            instance_id
+        )
     values = {row.name: getattr(view, row.name) for row in fields(View)}
-    return PromptedView(**values | {"masks": np.zeros_like(view.masks)}, prompts=tuple(prompts))
+    return PromptedView(**values | {"masks": masks}, prompts=tuple(prompts), tracked=tracked)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def of_one_numbering(views: Sequence[PromptedView]) -> tuple[PromptedView, ...]:

@@ -199,6 +199,7 @@ class Worker:
                 "waiting": len(self._queue),
                 "places": self._places - 1,
                 "device_memory": memory,
+                "segmenter": self._load_segmenter is not None,
             }
 
     def take_place(self) -> bool:
