@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 import torch
 from line_training import SCHEDULE, LineStage
+from random_checkpoint import FLOW
 from torch import nn
 
+from scenegen.cli import main
+from scenegen.generator.checkpoints import save_model, save_pipeline
+from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.scene import InvalidInput
 from scenegen.training.distributed import Group
 from scenegen.training.events import EventFile, checksum
+from scenegen.training.initial import start_from_trellis
 from scenegen.training.loop import Schedule, load_average, run
 
 PROGRAM = Path(__file__).with_name("line_training.py")
@@ -153,3 +158,37 @@ def test_events_are_what_tensorboard_reads(tmp_path: Path) -> None:
     assert contents[0].endswith(b"brain.Event:2")
     # step (field 2) 300; summary (5) of one value (1) with tag (1) and simple_value (2)
     assert contents[1][9:] == b"\x10\xac\x02\x2a\x16\x0a\x14\x0a\x0dtraining/loss\x15" + struct.pack("<f", 0.5)
+
+
+def test_training_from_trellis_freezes_what_the_paper_freezes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    published = SparseStructureFlowModel(**FLOW | {"use_global": False})
+    save_model(tmp_path, "ss_flow", published, FLOW | {"use_global": False})
+    save_pipeline(tmp_path, {"models": {"sparse_structure_flow_model": "ss_flow"}})
+    flow = SparseStructureFlowModel(**FLOW)
+    norms = {name: value.clone() for name, value in flow.state_dict().items() if "norm4" in name}
+    trained = start_from_trellis(flow, tmp_path)
+    state, given = flow.state_dict(), published.state_dict()
+    for name, value in given.items():
+        torch.testing.assert_close(state[name], value, atol=1e-3, rtol=1e-3)  # stored in half precision
+    assert not set(trained) & set(given)
+    parts = {name.split(".")[2] if name.startswith("blocks") else name.split(".")[0] for name in trained}
+    assert parts == {
+        "global_attn",
+        "global_cross_attn",
+        "adaLN_modulation_global",
+        "position_token",
+        "register_token",
+        "position_head",
+    }
+    assert norms and all(torch.equal(state[name], value) for name, value in norms.items())
+    assert set(state) == set(given) | set(trained) | set(norms)
+
+    again = SparseStructureFlowModel(**FLOW)
+    start_from_trellis(again, tmp_path / "ss_flow.safetensors")
+    with pytest.raises(InvalidInput, match="does not fit the flow of the config: .*input_layer.weight"):
+        start_from_trellis(SparseStructureFlowModel(**FLOW | {"patch_size": 1}), tmp_path)
+    assert main(["train", "latents", "--init", str(tmp_path)]) == 2
+    assert "stage structure" in capsys.readouterr().err

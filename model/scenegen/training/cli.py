@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scenegen.scene import InvalidInput
+
 CONFIGS = Path(__file__).with_name("configs")
 STAGES = ("data", "structure-vae", "encoders", "structure", "latent-vae", "latents", "export")
 
@@ -37,6 +39,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/tiny"), help="folder of data and checkpoints")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the config's")
     parser.add_argument("--shards", type=int, help="use only the first so many shards of data")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="W",
+        help="structure: start from TRELLIS's published flow (a folder or a file), whose layers stay frozen",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render data")
     parser.add_argument("--out", type=Path, help="folder that export writes")
@@ -47,6 +55,8 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run one stage."""
     config = json.loads(args.config.read_text())
+    if args.init and args.stage != "structure":
+        raise InvalidInput(f"--init is for the stage structure: {args.stage} does not start from published weights")
     if args.stage == "data":
         return _data(config, args)
     from scenegen.training import stages
@@ -57,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     schedule = stages.Schedule(**config[args.stage.replace("-", "_")])
     if args.steps:
         schedule = replace(schedule, steps=args.steps)
-    stages.train(args.stage, config, schedule, args.runs, device=args.device, shards=args.shards)
+    stages.train(args.stage, config, schedule, args.runs, device=args.device, shards=args.shards, init=args.init)
     return 0
 
 

@@ -38,6 +38,8 @@ BOX = 4
 """Voxels of a step are those within so many of a random one: detail is local, and whole objects are too much work."""
 WEIGHTS = {"distance": 1.0, "colour": 2.0, "quiet": 0.01, "kl": 1e-3}
 WEIGHTS |= {"near": 1.0, "splat_colour": 1.0, "flat": 0.2, "size": 0.1, "opacity": 0.1}
+FIRST_LOG_VARIANCE = -5.0
+"""Of latents, where training starts."""
 COLOUR_REACH = 0.75
 """In voxels: how far from the surface colours count."""
 SPLAT_SIZE = (0.5, 0.5, 0.1)
@@ -82,6 +84,9 @@ class LatentVAE(nn.Module):
         for layer in (self.mesh_decoder.out_layer, self.gaussian_decoder.out_layer):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+        # with the noise that a variance of 1 gives, nothing comes through for the first hundreds of steps
+        latents = self.encoder.out_layer.out_features // 2
+        nn.init.constant_(self.encoder.out_layer.bias[latents:], FIRST_LOG_VARIANCE)
 
     @property
     def resolution(self) -> int:

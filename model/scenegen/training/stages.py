@@ -19,6 +19,7 @@ from scenegen.generator.structure.initialise import initialise_from_scratch
 from scenegen.generator.structure.readout import ConditionReadout
 from scenegen.training.encoders import EncoderPretraining, EncoderStage
 from scenegen.training.encoders import initialise_from_scratch as initialise_encoders
+from scenegen.training.initial import start_from_trellis
 from scenegen.training.latent_vae import LatentVAE, LatentVAEStage
 from scenegen.training.latents import LatentStage
 from scenegen.training.loop import Schedule, Stage, load_average, run
@@ -33,11 +34,19 @@ __all__ = ["Schedule", "export", "train"]
 
 
 def train(
-    name: str, config: Config, schedule: Schedule, runs: Path, *, device: str = "cpu", shards: int | None = None
+    name: str,
+    config: Config,
+    schedule: Schedule,
+    runs: Path,
+    *,
+    device: str = "cpu",
+    shards: int | None = None,
+    init: Path | None = None,
 ) -> None:
     """Train stage ``name``, one of STAGES, into ``runs``/name; resumes what is there.
 
-    shards: read only the first so many. Raises InvalidInput when data or an earlier stage is missing.
+    shards: read only the first so many. init: published weights that the structure flow starts from, see
+    start_from_trellis. Raises InvalidInput when data or an earlier stage is missing.
     """
     stage: Stage
     if name == "structure-vae":
@@ -63,10 +72,13 @@ def train(
         encoders = load_average(runs / "encoders", _encoders(config))
         assert isinstance(encoders, EncoderPretraining)
         flow = SparseStructureFlowModel(**config["flow"])
-        initialise_from_scratch(flow)
-        assert flow.readout is not None
-        flow.readout.load_state_dict(encoders.readout.state_dict())
-        flow.readout.requires_grad_(False)
+        if init is None:
+            initialise_from_scratch(flow)
+        else:
+            start_from_trellis(flow, init)
+        if flow.readout is not None:
+            flow.readout.load_state_dict(encoders.readout.state_dict())
+            flow.readout.requires_grad_(False)
         stage = StructureStage(flow, encoders.conditioner.to(device), vae, samples, held_out)
     run(stage, schedule, runs / name, device=device)
 

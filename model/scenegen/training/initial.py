@@ -1,0 +1,56 @@
+"""Training that starts from published weights: which of a flow's tensors they give, and what stays as they are.
+
+spec/structure.md section 8: the local layers of the structure flow are TRELLIS's, and frozen; what a scene needs
+besides is new, and trained. Knows nothing about losses or data.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from scenegen.generator.checkpoints import find_model, load_pipeline
+from scenegen.generator.checkpoints.tensors import differences, listed, opened
+from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.scene import InvalidInput
+
+TRAINED = re.compile(
+    "global_attn|global_cross_attn|adaLN_modulation_global|position_token|register_token|position_head"
+)
+"""Names of what is trained, as in the released configuration."""
+_OF_SCENES = re.compile(rf"{TRAINED.pattern}|norm4|^readout")
+"""Names that TRELLIS's flow does not have; the norm of the global cross-attention stays the identity it begins as."""
+
+
+def structure_flow_file(place: Path) -> Path:
+    """The structure flow's tensors: place itself, or what the `pipeline.json` of that folder names."""
+    if not place.is_dir():
+        return place
+    name = load_pipeline(place)["models"].get("sparse_structure_flow_model")
+    if not isinstance(name, str):
+        raise InvalidInput(f"{place / 'pipeline.json'} names no sparse_structure_flow_model: give the file itself")
+    stem = find_model(place, name)
+    return stem.with_name(stem.name + ".safetensors")
+
+
+def start_from_trellis(flow: SparseStructureFlowModel, place: Path) -> list[str]:
+    """Give a flow the local layers of a published one, and freeze all but what scenes need. Names of what is trained.
+
+    place: a safetensors file, or a checkpoint folder. Raises InvalidInput naming every tensor that does not fit.
+    """
+    path = structure_flow_file(place)
+    state = flow.state_dict()
+    wanted = {name: list(value.shape) for name, value in state.items() if not _OF_SCENES.search(name)}
+    with opened(path) as stored:
+        shapes = {name: list(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        shapes = {name: shape for name, shape in shapes.items() if not _OF_SCENES.search(name)}
+        if troubles := differences(wanted, shapes):
+            raise InvalidInput(f"{path} does not fit the flow of the config: {listed(troubles)}")
+        with torch.no_grad():
+            for name in wanted:
+                state[name].copy_(stored.get_tensor(name))
+    for name, parameter in flow.named_parameters():
+        parameter.requires_grad_(bool(TRAINED.search(name)))
+    return [name for name, parameter in flow.named_parameters() if parameter.requires_grad]
