@@ -55,7 +55,6 @@ def decode_set(messages: MessageSet, *, rectify: bool) -> View:
     rectify: whether the image, and masks and depth with it, are as the lens in the camera info distorts them.
     """
     read = {topic: deserialize_message(m.cdr, m.message_type) for topic, m in messages.messages.items()}
-    masks = decode_masks(read["masks"])
     image = read["image"]
     pixels = decode_compressed(image) if isinstance(image, CompressedImage) else decode_image(image)
     size = (pixels.shape[0], pixels.shape[1])
