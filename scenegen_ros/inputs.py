@@ -1,4 +1,4 @@
-"""The node's subscriptions: images, masks, depth or points, camera info and TF, handed on undecoded.
+"""The node's subscriptions: images, masks or boxes, depth or points, camera info and TF, handed on undecoded.
 
 Created when the node is activated, gone when it is deactivated. Knows nothing about what becomes of a message.
 """
@@ -59,10 +59,10 @@ def decode_set(messages: MessageSet, *, rectify: bool) -> View:
     pixels = decode_compressed(image) if isinstance(image, CompressedImage) else decode_image(image)
     size = (pixels.shape[0], pixels.shape[1])
     intrinsics = decode_camera_info(read["camera_info"], size)
+    lens = decode_lens(read["camera_info"], size) if rectify else None
     marks = read["masks"]
     boxes = isinstance(marks, Detection2DArray)
     masks = np.zeros(size, np.int32) if boxes else decode_masks(marks)
-    lens = decode_lens(read["camera_info"], size) if rectify else None
     depth, depth_m = read.get("depth"), None
     if isinstance(depth, PointCloud2):
         depth_m = decode_points(depth, size, messages.frame_id, intrinsics, lens)
