@@ -26,7 +26,7 @@ _MOST_PROBLEMS = 8
 _SAME_PROBLEM_S = 10.0
 """How soon the log hears of the same problem again."""
 _SAME_LINE_S = 30.0
-_NEXT_LINE_S = 2.0
+_NEXT_LINE_S = 5.0
 _NOT_LACKING = ("generation", "outputs", "problems")
 """Stages that nothing waits for: they are told beside what the node does."""
 
@@ -41,12 +41,16 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """One stage: how it is, in words that say what to do when it is not well, and figures."""
+    """One stage: how it is, in words that say what to do when it is not well, and figures.
+
+    blocks: nothing comes out while it is not well.
+    """
 
     name: str
     level: Level
     message: str
     values: Mapping[str, object] = field(default_factory=dict)
+    blocks: bool = True
 
 
 @dataclass
@@ -108,7 +112,7 @@ class TopicMonitor:
             "stamp of the newest [s]": "none yet" if (stamp := self.newest_stamp_ns) is None else f"{stamp / 1e9:.3f}",
             "QoS": self.qos_problem or "matches",
         }
-        level, message = Level.OK, f"{rate:.1f} Hz"
+        level, message, blocks = Level.OK, f"{rate:.1f} Hz", True
         speaks = age is not None and age <= self.patience_s()
         if self.qos_problem and not speaks:
             level, message = Level.ERROR, self.qos_problem
@@ -123,11 +127,11 @@ class TopicMonitor:
                 f"has {publishers} publisher(s) but {said}: does it run? Large images need config/fastdds.xml",
             )
         elif len(self._arrivals) > 10 and rate < 0.5 * sent:
-            level, message = (
-                Level.WARN,
-                f"arrives at {rate:.1f} Hz but is sent at about {sent:.1f} Hz: frames are lost, use config/fastdds.xml",
+            level, blocks = Level.WARN, False
+            message = (
+                f"arrives at {rate:.1f} Hz but is sent at about {sent:.1f} Hz: frames are lost, use config/fastdds.xml"
             )
-        return Status(self.name, level, message, values)
+        return Status(self.name, level, message, values, blocks)
 
 
 def kind_of(text: str) -> str:
@@ -194,13 +198,19 @@ class LogLine:
         return f"{first.message} [{' | '.join(told)}]" if told else first.message
 
 
+def lacking_of(stages: Sequence[Status]) -> Status | None:
+    """The first stage that stops everything, else the first that is not well."""
+    lacking = [s for s in stages if s.level != Level.OK]
+    return next((s for s in lacking if s.blocks), lacking[0] if lacking else None)
+
+
 def summary(state: str, stages: Sequence[Status], working_on: str, idle_reason: str) -> Status:
     """The first status of the array: what the node is doing, or what it waits for, and every error there is.
 
     state: the lifecycle state. stages: in the order in which data flows. working_on: the running generation, or empty.
     idle_reason: what starts the next one.
     """
-    lacking = next((s for s in stages if s.level != Level.OK and s.name not in _NOT_LACKING), None)
+    lacking = lacking_of([s for s in stages if s.name not in _NOT_LACKING])
     level = max((s.level for s in stages), default=Level.OK)
     if state != "active":
         transition = "activate" if state == "inactive" else "configure"
@@ -208,8 +218,10 @@ def summary(state: str, stages: Sequence[Status], working_on: str, idle_reason: 
         lacking = None
     elif working_on:
         message = working_on if lacking is None else f"{working_on}; {lacking.name}: {lacking.message}"
-    elif lacking is not None:
+    elif lacking is not None and lacking.blocks:
         message = f"waiting for {lacking.name}: {lacking.message}"
+    elif lacking is not None:
+        message = f"{idle_reason}; {lacking.name}: {lacking.message}"
     else:
         message = idle_reason
     errors = [f"{s.name}: {s.message}" for s in stages if s.level == Level.ERROR and s is not lacking]

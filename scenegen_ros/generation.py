@@ -117,7 +117,7 @@ class Generation(threading.Thread):
         """The thread's body."""
         try:
             stored = self._generate()
-            outcome = Outcome(stored, _told(stored))
+            outcome = Outcome(stored, _told(stored, [k.view for k in self._kept]))
         except Cancelled:
             outcome = Outcome(None, f"cancelled while {self.stage.name}", cancelled=True)
         except (InvalidInput, ServerError, SceneNotStored) as error:
@@ -258,9 +258,18 @@ class Generation(threading.Thread):
         return self._stopped.is_set() or self._asked_to_stop()
 
 
-def _told(stored: StoredScene) -> str:
-    """What was made, and where textures were asked for and did not come out."""
+def _told(stored: StoredScene, views: Sequence[View]) -> str:
+    """What was made, where textures were asked for and did not come out, and why nothing is metric if nothing is."""
     details = [o.asset.detail for o in stored.objects]
     coarse = [o.id for o in stored.objects if o.asset.detail == "coarse"]
     untextured = f", {coarse} of them without texture" if coarse and "textured" in details else ""
-    return f"scene {stored.id} with {len(stored.objects)} objects{untextured}"
+    scale = "" if any(o.metric for o in stored.objects) else f"; not metric: {_no_scale(views)}"
+    return f"scene {stored.id} with {len(stored.objects)} objects{untextured}{scale}"
+
+
+def _no_scale(views: Sequence[View]) -> str:
+    if all(view.depth_m is None for view in views):
+        return "no view has depth, so nothing gave a scale; publish depth"
+    if all(view.intrinsics is None for view in views if view.depth_m is not None):
+        return "camera_info holds no calibration (k is zero), so depth gave no scale; calibrate the camera"
+    return "depth has hardly a reading on any object (NaN or 0), so nothing gave a scale: too near, glass, black?"

@@ -99,7 +99,7 @@ class Inputs:
         if parameters.depth != "off":
             self.monitors["depth"] = TopicMonitor("depth", needed=parameters.depth == "required")
             self.monitors["points"] = TopicMonitor("points", needed=False)
-        self.tf_problem = ""
+        self._tf_broken: dict[str, str] = {}
         self._names: dict[str, list[str]] = {name: [] for name in self.monitors}
         self._subscriptions: list[Subscription] = []
         if parameters.image_transport != "compressed":
@@ -125,6 +125,11 @@ class Inputs:
         self.monitors["depth"].needed = required and not points
         with_depth = required or discovering or points or self.publishers("depth") > 0
         return ("image", "camera_info", "depth") if with_depth else ("image", "camera_info")
+
+    @property
+    def tf_problem(self) -> str:
+        """What is wrong with the transforms that were refused and have not come right since; empty when none is."""
+        return "; ".join(self._tf_broken.values())
 
     def publishers(self, name: str) -> int:
         """How many publish an input now."""
@@ -195,4 +200,6 @@ class Inputs:
                     static=static,
                 )
             except InvalidInput as error:
-                self.tf_problem = str(error)
+                self._tf_broken[t.child_frame_id] = str(error)
+            else:
+                self._tf_broken.pop(t.child_frame_id, None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import InvalidHandle
@@ -63,6 +64,7 @@ class SceneGenNode(LifecycleNode):
         self.problems = Problems()
         self._log_line = LogLine()
         self._pipeline: Pipeline | None = None
+        self.add_on_set_parameters_callback(self._judge_parameters)
         self.add_post_set_parameters_callback(self._parameters_set)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A steady clock: with use_sim_time and no /clock, this is just what must still speak.
@@ -111,6 +113,13 @@ class SceneGenNode(LifecycleNode):
         if self._pipeline is not None:
             self._pipeline.destroy()
             self._pipeline = None
+
+    def _judge_parameters(self, changed: Sequence[Parameter]) -> SetParametersResult:
+        try:
+            parameters.check({parameter.name: parameter.value for parameter in changed})
+        except InvalidInput as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
     def _parameters_set(self, changed: Sequence[Parameter]) -> None:
         if self._pipeline is not None:

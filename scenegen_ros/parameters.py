@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,6 @@ class Parameters:
         choices=("auto", "raw", "compressed"),
         read_only=True,
     )
-    depth: str = _row(
     segmentation: str = _row(
         "topic",
         "Where masks come from: topic (masks), or sam2 (the server makes them of the boxes on detections_2d; it must "
@@ -80,6 +80,7 @@ class Parameters:
         choices=("topic", "sam2"),
         read_only=True,
     )
+    depth: str = _row(
         "auto",
         "Whether a view needs depth (an image, or points): auto (when either is published), required or off. Without "
         "depth nothing is metric.",
@@ -132,12 +133,15 @@ class Parameters:
     seed: int = _row(42, "Seed of the sampler for auto_generate.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
-        for row in fields(self):
-            choices = row.metadata["choices"]
-            if choices and getattr(self, row.name) not in choices:
-                raise InvalidInput(
-                    f"parameter {row.name} is '{getattr(self, row.name)}', it must be one of: {', '.join(choices)}"
-                )
+        check({row.name: getattr(self, row.name) for row in fields(self)})
+
+
+def check(values: Mapping[str, object]) -> None:
+    """InvalidInput when a parameter's value, by its name, is outside its choices."""
+    for row in fields(Parameters):
+        choices = row.metadata["choices"]
+        if choices and row.name in values and values[row.name] not in choices:
+            raise InvalidInput(f"parameter {row.name} is '{values[row.name]}', it must be one of: {', '.join(choices)}")
 
 
 def declare(node: Node) -> None:

@@ -16,7 +16,7 @@ from rclpy.timer import Timer
 
 from scenegen.client import SceneClient
 from scenegen.scene import Floats, InvalidInput
-from scenegen_ros.diagnostics import Level, Problems, Status
+from scenegen_ros.diagnostics import Problems, Status, lacking_of
 from scenegen_ros.generations import Generations
 from scenegen_ros.inputs import Inputs, decode_set
 from scenegen_ros.pairing import Message
@@ -116,11 +116,9 @@ class Pipeline:
 
     def waiting_for(self) -> str:
         """The first stage before the server that is not well, in words."""
-        lacking = [
-            s for s in self.statuses() if s.level != Level.OK and s.name not in ("server", "generation", "outputs")
-        ]
-        if lacking:
-            return f"{lacking[0].name}: {lacking[0].message}"
+        lacking = lacking_of([s for s in self.statuses() if s.name not in ("server", "generation", "outputs")])
+        if lacking is not None:
+            return f"{lacking.name}: {lacking.message}"
         p = self._collector.parameters
         return (
             f"the camera has not moved by {p.min_translation_m:g} m or {p.min_rotation_deg:g} degrees; move it, call "

@@ -9,6 +9,7 @@ from scenegen_ros.diagnostics import Level, LogLine, Problems, Status, TopicMoni
 MS = 1_000_000
 WELL = Status("masks", Level.OK, "30.0 Hz")
 SILENT = Status("image", Level.WARN, "nobody publishes it")
+LOSSY = Status("depth", Level.WARN, "frames are lost", blocks=False)
 FAILED = Status("generation", Level.ERROR, "the last one failed: disk")
 DOWN = Status("server", Level.ERROR, "does not answer")
 
@@ -75,6 +76,8 @@ def test_the_first_status_answers_what_it_waits_for() -> None:
     assert message("active", WELL, FAILED) == "ready; generation: the last one failed: disk"
     assert message("active", WELL, working_on="generating: x (5%)") == "generating: x (5%)"
     assert "masks" not in message("active", WELL, SILENT)
+    assert message("active", LOSSY) == "ready; depth: frames are lost"
+    assert message("active", LOSSY, SILENT) == "waiting for image: nobody publishes it", "this stops everything"
     assert message("unconfigured") == "unconfigured: waiting for the configure transition"
     assert message("inactive", DOWN) == "inactive: waiting for the activate transition; server: does not answer"
     assert summary("active", [WELL, SILENT], "", "ready").level == Level.WARN
@@ -101,12 +104,12 @@ def test_the_log_has_one_line_when_what_is_said_changes_and_now_and_then_while_n
     well, waiting = Status("node", Level.OK, "ready"), Status("node", Level.WARN, "waiting for image: silent for 3 s")
     image = Status("image", Level.WARN, "silent for 3 s")
     assert log.due([well, WELL], 100.0) == "ready [masks: 30.0 Hz]"
-    assert not log.due([waiting, image, WELL], 101.0), "what lasts a moment only is not worth a line"
-    assert log.due([waiting, image, WELL], 103.0) == "waiting for image: silent for 3 s [image: ! | masks: 30.0 Hz]"
+    assert not log.due([waiting, image, WELL], 104.0), "what lasts a moment only is not worth a line"
+    assert log.due([waiting, image, WELL], 105.0) == "waiting for image: silent for 3 s [image: ! | masks: 30.0 Hz]"
     later = Status("node", Level.WARN, "waiting for image: silent for 20 s")
     assert not log.due([later, image, WELL], 120.0), "only figures changed"
-    assert log.due([later, image, WELL], 134.0)
-    assert log.due([well, WELL], 136.0) and not log.due([well, WELL], 1000.0)
+    assert log.due([later, image, WELL], 136.0)
+    assert log.due([well, WELL], 142.0) and not log.due([well, WELL], 1000.0)
 
 
 def test_the_message() -> None:
