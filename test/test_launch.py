@@ -15,8 +15,8 @@ import yaml
 from conftest import ROOT
 
 ARGUMENTS = {
-    "image", "masks", "depth", "points", "camera_info", "server", "token_file", "ca_file", "weights", "device",
-    "params_file", "rviz", "simulate", "use_sim_time",
+    "image", "masks", "detections_2d", "depth", "points", "camera_info", "server", "token_file", "ca_file", "weights",
+    "segmenter", "device", "params_file", "rviz", "simulate", "use_sim_time",
 }  # fmt: skip
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 MODULES = {
@@ -96,6 +96,15 @@ def test_without_a_server_one_is_started_where_the_node_looks_for_it(start: Call
     assert command[-4:] == ["--weights", "/weights", "--device", "cuda"]
     assert only(entities, "LifecycleNode").kwargs["parameters"][1]["server"] == f"unix:{socket}"
     assert os.stat(Path(socket).parent).st_mode & 0o077 == 0
+
+
+def test_a_segmenter_makes_the_node_listen_to_boxes(start: Callable[..., list[Any]]) -> None:
+    entities = start(segmenter="/sam2", detections_2d="/detector/boxes")
+    command, node = only(entities, "ExecuteProcess").kwargs["cmd"], only(entities, "LifecycleNode")
+    assert command[-2:] == ["--segmenter", "/sam2"]
+    assert node.kwargs["parameters"][1]["segmentation"] == "sam2"
+    assert ("detections_2d", "/detector/boxes") in node.kwargs["remappings"]
+    assert "segmentation" not in only(start(), "LifecycleNode").kwargs["parameters"][1]
 
 
 def test_a_given_server_is_used(start: Callable[..., list[Any]]) -> None:
