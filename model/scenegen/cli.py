@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_synthesize(commands)
     add_train(commands)
     add_export(commands)
-    add_view(commands)
     add_settle(commands)
+    add_view(commands)
     add_evaluation(commands, _load_generator, _load_judge)
     add_ablation(commands)
     add_prepare(commands)
@@ -113,11 +113,11 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p.add_argument("--key", help="PEM file of the certificate's key")
     p.add_argument("--token-file", help=f"file with the token that clients must give (or set {TOKEN_VARIABLE})")
     _add_model(p)
+    p.add_argument("--segmenter", metavar="FOLDER", help="make masks from prompts too, with these weights of SAM 2")
     p.set_defaults(run=_serve)
 
 
 def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    p.add_argument("--segmenter", metavar="FOLDER", help="make masks from prompts too, with these weights of SAM 2")
     p = commands.add_parser("synthesize", help="write synthetic scenes with everything that is true about them")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--scenes", type=int, default=1)
@@ -223,6 +223,11 @@ def _serve(args: argparse.Namespace) -> int:
 
         return SceneGen.from_pretrained(args.weights, device=args.device, memory=args.memory, mode=args.mode)
 
+    def load_segmenter() -> ViewSegmenter:
+        from scenegen.segmentation import Segmenter
+
+        return Segmenter.from_pretrained(args.segmenter, device=args.device)
+
     scheme = "https" if args.certificate or args.key else "http"
     host = f"[{args.host}]" if ":" in args.host else args.host
     listen = f"unix:{os.path.abspath(args.unix)}" if args.unix else f"{scheme}://{host}:{args.port}"
@@ -234,11 +239,6 @@ def _serve(args: argparse.Namespace) -> int:
         certificate=args.certificate,
         key=args.key,
     )
-    def load_segmenter() -> ViewSegmenter:
-        from scenegen.segmentation import Segmenter
-
-        return Segmenter.from_pretrained(args.segmenter, device=args.device)
-
     return 0
 
 
