@@ -9,7 +9,7 @@ which so small an encoder has little of.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -32,10 +32,15 @@ from scenegen.generator.structure.surface import corner_distances, surface_voxel
 from scenegen.synthetic.objects import ProceduralObject, make_object
 from scenegen.training.latent_truth import corner_truth, feet, structure_of, views_of
 
-OBJECTS_PER_STEP = 2
-BOXES_PER_OBJECT = 2
-BOX = 4
-"""Voxels of a step are those within so many of a random one: detail is local, and whole objects are too much work."""
+OBJECTS_PER_STEP = 5
+BOXES_PER_OBJECT = 4
+BOX = 2
+"""Voxels of a step are those within so many of a random one: detail is local, and whole objects are too much work.
+
+Many small boxes rather than few large ones: a box has one or two colours to learn from.
+"""
+OBJECTS = 256
+"""Random objects that are learned from; a step also shuffles their colour channels."""
 WEIGHTS = {"distance": 1.0, "colour": 2.0, "quiet": 0.01, "kl": 1e-3}
 WEIGHTS |= {"near": 1.0, "splat_colour": 1.0, "flat": 0.2, "size": 0.1, "opacity": 0.1}
 FIRST_LOG_VARIANCE = -5.0
@@ -135,13 +140,13 @@ class LatentVAEStage:
 
     def __init__(self, model: LatentVAE) -> None:
         self.model = model
-        self._held_out = lru_cache(HELD_OUT)(lambda number: self.model.random_object(HELD_OUT_SEED + number))
+        self._object = lru_cache(OBJECTS + HELD_OUT)(lambda seed: self.model.random_object(seed))
 
     def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:
         """Terms of one step."""
         chosen = [
-            parts_of(self.model.random_object(SEED + int(step_rng.integers(1 << 30))), step_rng)
-            for _ in range(OBJECTS_PER_STEP)
+            parts_of(self._object(SEED + int(number)), step_rng)
+            for number in step_rng.integers(OBJECTS, size=OBJECTS_PER_STEP)
         ]
         terms = self.terms(chosen, noise)
         return {"loss": sum((WEIGHTS[k] * v for k, v in terms.items()), torch.zeros(())), **terms}
@@ -195,7 +200,7 @@ class LatentVAEStage:
         assert isinstance(model, LatentVAE)
         sums: dict[str, list[float]] = {}
         for number in range(HELD_OUT):
-            item = self._held_out(number)
+            item = self._object(HELD_OUT_SEED + number)
             voxels = voxels_of([item])
             mean, _ = model.encoder(item.features, voxels)
             features, fine = model.mesh_decoder(mean, voxels)
@@ -225,11 +230,19 @@ def voxels_of(objects: Sequence[Surfaced]) -> Voxels:
 
 
 def parts_of(item: Surfaced, rng: np.random.Generator) -> Surfaced:
-    """A few boxes out of an object's surface."""
+    """A few boxes out of an object's surface, with its colours' channels in another order."""
     middles = item.coords[rng.integers(len(item.coords), size=BOXES_PER_OBJECT)]
     kept = (np.abs(item.coords[:, None] - middles).max(-1) <= BOX).any(1)
     features = item.features[torch.from_numpy(kept).to(item.features.device)]
-    return Surfaced(item.made, item.coords[kept], features, item.structure)
+    order = rng.permutation(3)
+    features = torch.cat([features[:, :-3], features[:, -3:][:, torch.from_numpy(order)]], dim=1)
+    return Surfaced(recoloured(item.made, order), item.coords[kept], features, item.structure)
+
+
+def recoloured(made: ProceduralObject, order: NDArray[np.int64]) -> ProceduralObject:
+    """An object with the channels of its colours in another order."""
+    parts = [replace(part, colour=tuple(part.colour[i] for i in order)) for part in made.parts]  # type: ignore[type-var]
+    return replace(made, parts=tuple(parts))
 
 
 def take_apart(features: Tensor, resolution: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,10 +25,10 @@ from scenegen.synthetic.objects import ProceduralObject
 from scenegen.training.latent_vae import LatentVAE, take_apart, voxels_of
 from scenegen.training.shards import Samples
 
-OBJECTS_PER_STEP = 4
-VOXELS_PER_OBJECT = 1200
+OBJECTS_PER_STEP = 8
+VOXELS_PER_OBJECT = 500
 """About so many of an object's take part in a step: whole blocks of the flow's coarsest voxels."""
-BEST_GUESS_SHARE = 0.75
+BEST_GUESS_SHARE = 0.85
 """Share of a step's objects at time 1 without noise: the answer to it is the mean of all that an image allows, which
 `temperature` 0 of a sampler asks for. The rest is flow matching as usual."""
 KEPT_TARGETS = 8192
