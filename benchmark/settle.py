@@ -132,7 +132,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axis.set(xscale="log", xlabel=f"drift in {SECONDS:g} s of MuJoCo, {what}", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of objects")
-    axes[0].legend(loc="upper left", fontsize=8)
+    axes[0].legend(loc="center", fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from scenegen.scene import Floats, View
 
 OUTLINE_PIXELS = 320
 POINTS = 1500
 MIN_POINTS = 30
+INSIDE = 80
 
 
 def depth_noise(z: Floats) -> Floats:
@@ -30,7 +32,8 @@ class Outline:
 
     table: float32 [h * w, 6] per pixel: how far it lies outside the mask, as a tangent (metres at one metre); the
     direction (x, y) in which that grows; the depth measured there (0: none); 1 safely inside the mask; 1 where another
-    object is seen without a reading. step: source pixels per pixel. shape: (h, w).
+    object is seen without a reading. step: source pixels per pixel. shape: (h, w). inside: tangents [n, 2] of some
+    pixels within the mask, with or without a reading.
     """
 
     table: NDArray[np.float32]
@@ -38,6 +41,7 @@ class Outline:
     step: int
     intrinsics: Floats
     T_camera_world: Floats
+    inside: Floats
 
     def violation(self, at: Floats) -> tuple[Floats, Floats]:
         """How far points at [..., 3] (world, metres) contradict the view, and which way that grows.
@@ -63,6 +67,20 @@ class Outline:
         direction = np.concatenate([slope, -(slope * tangent).sum(-1, keepdims=True)], axis=-1)
         direction[in_front > 0] = (0.0, 0.0, -1.0)
         return outside + in_front, direction @ self.T_camera_world[:3, :3]
+
+    def uncovered(self, at: Floats, spacing: float) -> tuple[NDArray[np.intp], Floats, Floats]:
+        """Which of points at [n, 3] (world, metres) are nearest to the pixels inside, and how far beside them they are.
+
+        Returns their indices [m], metres beyond the spacing of points [m], and the unit directions in the world [m, 3]
+        in which that grows.
+        """
+        camera = at @ self.T_camera_world[:3, :3].T + self.T_camera_world[:3, 3]
+        z = np.maximum(camera[:, 2], 1e-3)
+        tangent = camera[:, :2] / z[:, None]
+        distance, index = cKDTree(tangent).query(self.inside)
+        away = (tangent[index] - self.inside) / np.maximum(distance, 1e-9)[:, None]
+        amount = np.maximum(distance * z[index] - spacing, 0)
+        return index, amount, away @ self.T_camera_world[:2, :3]
 
 
 @dataclass(frozen=True)
@@ -127,25 +145,27 @@ def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
     """Everything the views measured of one instance; None below MIN_POINTS readings."""
     random = np.random.default_rng(instance)
     clouds: list[Floats] = []
+    whole: list[Floats] = []
     cameras: list[Floats] = []
     pixels = 0
     for posed in views:
         pixels += int((posed.view.masks == instance).sum())
-        cloud = _points(posed, instance)
+        cloud, filled = _points(posed, instance)
         if len(cloud) >= MIN_POINTS // 2:
             clouds.append(cloud)
+            whole.append(filled)
             cameras.append(posed.T_world_camera[:3, 3])
     if sum(map(len, clouds)) < MIN_POINTS:
         return None
-    means = np.stack([cloud.mean(axis=0) for cloud in clouds])
-    towards = np.stack(cameras) - means
+    towards = np.stack(cameras) - np.stack([filled.mean(axis=0) for filled in whole])
     reach = np.linalg.norm(towards, axis=-1, keepdims=True)
-    share = np.array([len(cloud) for cloud in clouds], dtype=np.float64)
+    share = np.array([len(filled) for filled in whole], dtype=np.float64)
     points = np.concatenate(clouds)
     order = random.permutation(len(points))
     points, eye = points[order], np.repeat(np.arange(len(clouds), dtype=np.int32), [len(c) for c in clouds])[order]
-    mean = points.mean(axis=0)
-    variance = float(((points - mean) ** 2).sum(axis=1).mean())
+    filled = np.concatenate(whole)
+    mean = filled.mean(axis=0)
+    variance = float(((filled - mean) ** 2).sum(axis=1).mean())
     outlines = tuple(outline_of(posed, instance) for posed in views if (posed.view.masks == instance).any())
     noise = float(depth_noise(reach).mean())
     return Evidence(
@@ -162,33 +182,41 @@ def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
     )
 
 
-def _points(posed: PosedView, instance: int) -> Floats:
-    """Readings of one instance away from its mask's edge and from depth jumps, without stragglers: [n, 3] world."""
+def _points(posed: PosedView, instance: int) -> tuple[Floats, Floats]:
+    """Readings of one instance away from its mask's edge and from depth jumps, without stragglers: [n, 3] world.
+
+    And points [m, 3] for all of its mask but the edge, those without a reading as deep as the nearest that has one.
+    """
     mask = posed.view.masks == instance
+    nothing = np.zeros((0, 3)), np.zeros((0, 3))
     if not mask.any():
-        return np.zeros((0, 3))
+        return nothing
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     mask, depth = mask[window], posed.depth_m[window]
     depth = np.where(mask, depth, 0)
     for rounds in (3, 2, 1):
-        kept = ndimage.binary_erosion(mask, iterations=rounds)
-        if kept.sum() > max(0.5 * mask.sum(), 4 * MIN_POINTS):
+        inner = ndimage.binary_erosion(mask, iterations=rounds)
+        if inner.sum() > max(0.5 * mask.sum(), 4 * MIN_POINTS):
             break
-    kept = kept if kept.sum() >= MIN_POINTS else mask
+    inner = inner if inner.sum() >= MIN_POINTS else mask
     far = ndimage.maximum_filter(depth, 3)
     near = ndimage.minimum_filter(np.where(depth > 0, depth, np.inf), 3)
-    kept = kept & (depth > 0) & (far - near < 0.015 + 0.02 * depth)
-    v, u = np.nonzero(kept)
-    if len(u) == 0:
-        return np.zeros((0, 3))
-    z = depth[v, u].astype(np.float64)
-    middle = np.median(z)
-    spread = np.median(np.abs(z - middle))
-    typical = np.abs(z - middle) < 6 * spread + 0.02
-    v, u, z = v[typical] + rows[0], u[typical] + columns[0], z[typical]
-    rays = np.linalg.solve(posed.intrinsics, np.stack([u, v, np.ones(len(u))]))
-    return np.asarray((rays * z).T @ posed.T_world_camera[:3, :3].T + posed.T_world_camera[:3, 3])
+    kept = inner & (depth > 0) & (far - near < 0.015 + 0.02 * depth)
+    if not kept.any():
+        return nothing
+    middle = np.median(depth[kept])
+    spread = np.median(np.abs(depth[kept] - middle))
+    kept &= np.abs(depth - middle) < 6 * spread + 0.02
+    nearest = ndimage.distance_transform_edt(~kept, return_distances=False, return_indices=True)
+
+    def in_world(chosen: NDArray[np.bool_]) -> Floats:
+        v, u = np.nonzero(chosen)
+        z = depth[tuple(nearest[:, v, u])].astype(np.float64)
+        rays = np.linalg.solve(posed.intrinsics, np.stack([u + columns[0], v + rows[0], np.ones(len(u))]))
+        return np.asarray((rays * z).T @ posed.T_world_camera[:3, :3].T + posed.T_world_camera[:3, 3])
+
+    return in_world(kept), in_world(inner)
 
 
 def outline_of(posed: PosedView, instance: int) -> Outline:
@@ -202,6 +230,9 @@ def outline_of(posed: PosedView, instance: int) -> Outline:
     slope = np.stack(np.gradient(pixels)[::-1], axis=-1)
     slope /= np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-6)
     core = ndimage.binary_erosion(mask, iterations=2)
+    v, u = np.nonzero(ndimage.binary_erosion(mask) if core.any() else mask)
+    chosen = np.random.default_rng(instance).permutation(len(v))[:INSIDE]
+    rays = np.linalg.solve(posed.intrinsics, np.stack([u[chosen] * step, v[chosen] * step, np.ones(len(chosen))]))
     hidden = (masks > 0) & ~mask & (depth == 0)
     table = [pixels * (step / posed.intrinsics[0, 0]), slope[..., 0], slope[..., 1], depth, core, hidden]
     return Outline(
@@ -210,4 +241,5 @@ def outline_of(posed: PosedView, instance: int) -> Outline:
         step=step,
         intrinsics=posed.intrinsics,
         T_camera_world=np.asarray(np.linalg.inv(posed.T_world_camera)),
+        inside=np.asarray(rays[:2].T),
     )

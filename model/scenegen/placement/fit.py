@@ -6,6 +6,7 @@ of a table-top may well be on its underside. Knows nothing about the group an ob
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from scenegen.scene import Floats
 
 EDGE = 0.3  # weight of points beside the surface, whom the distance to its tangent plane does not hold
 CONTACT = 0.1
+COVERING, COVERING_SPACING = 1200, 0.03  # samples that must cover a mask, and how near to a pixel, asset units
+APART = 1.0  # weight of samples inside another object
+APART_SAMPLES, APART_SLACK = 500, 0.02  # asset units that two shapes may share: neither is exact
 SLAB = 0.02  # asset units above its lowest point that count as what an object stands on
 REACH = 0.05  # of an object's size: how far above or in its support it still seems to stand on it
 
@@ -54,8 +58,8 @@ class Match:
     sideways: Floats
 
 
-def match(T: Floats, part: Part, count: int, exactly: bool = False) -> Match:
-    """Match up to count points with the asset at T [4, 4]; exactly: seen from just where the cameras are."""
+def match(T: Floats, part: Part, count: int) -> Match:
+    """Match up to count points with what their cameras would see of the asset at T [4, 4]."""
     T_asset_world = inverse(T)
     scale = float(scale_of(T))
     measured, eye = part.evidence.points[:count], part.evidence.eye[:count]
@@ -65,8 +69,7 @@ def match(T: Floats, part: Part, count: int, exactly: bool = False) -> Match:
         mine = eye == k
         if not mine.any():
             continue
-        place = T_asset_world[:3, :3] @ camera + T_asset_world[:3, 3]
-        seen = part.surface.seen_exactly(place) if exactly else part.surface.seen(place)
+        seen = part.surface.seen(T_asset_world[:3, :3] @ camera + T_asset_world[:3, 3])
         index = seen.tree.query(local[mine])[1]
         at[mine], normals[mine] = seen.points[index], seen.normals[index]
     at, normals = at @ T[:3, :3].T + T[:3, 3], normals @ T[:3, :3].T / scale
@@ -79,13 +82,19 @@ def match(T: Floats, part: Part, count: int, exactly: bool = False) -> Match:
 
 
 def rows(
-    T: Floats, part: Part, near: float, outline: float, count: int, support: Support | None, exactly: bool = False
+    T: Floats,
+    part: Part,
+    near: float,
+    outline: float,
+    count: int,
+    support: Support | None,
+    others: Sequence[tuple[Part, Floats]] = (),
 ) -> Rows:
     """Everything that judges the asset at T [4, 4], in units of near (metres: residuals beyond it count little).
 
-    outline: weight of outline and free space beside the points, of which count are used.
+    outline: weight of outline and free space beside the points, of which count are used. others: what stands beside.
     """
-    found = match(T, part, count, exactly)
+    found = match(T, part, count)
     weight = 1 / (1 + (found.across**2 + found.beside**2) / near**2) ** 2 / (len(found.at) * near**2)
     out = [
         Rows(found.at, found.normals, found.across, weight),
@@ -97,8 +106,14 @@ def rows(
             amount, direction = view.violation(at)
             share = outline / (len(part.evidence.outlines) * len(at) * near**2)
             out.append(Rows(at, direction, amount, share / (1 + (amount / (2 * near)) ** 2)))
+        for view in part.evidence.outlines:
+            at = part.surface.points[:COVERING] @ T[:3, :3].T + T[:3, 3]
+            index, amount, direction = view.uncovered(at, COVERING_SPACING * float(scale_of(T)))
+            share = outline / (len(part.evidence.outlines) * len(index) * near**2)
+            out.append(Rows(at[index], direction, amount, share / (1 + (amount / (2 * near)) ** 2)))
     if support is not None:
         out.append(_contact(T, part, near, support))
+    out += [_apart(T, part, near, *other) for other in others if _touching(T, other[1])]
     return Rows.joined(out)
 
 
@@ -113,15 +128,38 @@ def _contact(T: Floats, part: Part, near: float, support: Support) -> Rows:
     return Rows(at[low], np.broadcast_to(support.up, (int(low.sum()), 3)), height[low], np.full(low.sum(), weight))
 
 
-def misfit(T: Floats, part: Part, count: int = 300, exactly: bool = False) -> float:
-    """How badly a part fits at T [4, 4], 0..2: capped mean distance of its points, plus that of samples the views deny.
+def _touching(T: Floats, T_other: Floats) -> bool:
+    reach = np.sqrt(3) / 2 * (scale_of(T) + scale_of(T_other))
+    return bool(np.linalg.norm(T[:3, 3] - T_other[:3, 3]) < reach)
+
+
+def _apart(T: Floats, part: Part, near: float, other: Part, T_other: Floats) -> Rows:
+    """Samples inside another object, which must leave it."""
+    at = part.surface.points[:APART_SAMPLES] @ T[:3, :3].T + T[:3, 3]
+    T_other_world = inverse(T_other)
+    local = at @ T_other_world[:3, :3].T + T_other_world[:3, 3]
+    at, local = at[inside := (np.abs(local) < 0.5).all(axis=1)], local[inside]
+    index = other.surface.nearest(local)
+    normals = other.surface.normals[index]
+    depth = ((other.surface.points[index] - local) * normals).sum(axis=1) - APART_SLACK
+    scale = float(scale_of(T_other))
+    weight = np.full(len(at), APART / (APART_SAMPLES * near**2))
+    return Rows(at, -normals @ T_other[:3, :3].T / scale, np.maximum(depth, 0) * scale, weight * (depth > 0))
+
+
+def misfit(T: Floats, part: Part, count: int = 300) -> float:
+    """How badly a part fits at T [4, 4], 0..3: capped distances of points, samples the views deny, pixels not covered.
 
     What sparse samples and the camera's noise explain is no fault.
     """
     reach = 0.15 * part.evidence.length
-    found = match(T, part, count, exactly)
+    found = match(T, part, count)
     total = float(np.clip((np.hypot(found.across, found.beside) - part.evidence.noise) / reach, 0, 1).mean())
     for samples, outline in shared_out(part, count):
         amount = outline.violation(samples @ T[:3, :3].T + T[:3, 3])[0]
+        total += float(np.minimum(amount / reach, 1).mean()) / len(part.evidence.outlines)
+    at = part.surface.points[:COVERING] @ T[:3, :3].T + T[:3, 3]
+    for outline in part.evidence.outlines:
+        amount = outline.uncovered(at, COVERING_SPACING * float(scale_of(T)))[1]
         total += float(np.minimum(amount / reach, 1).mean()) / len(part.evidence.outlines)
     return total

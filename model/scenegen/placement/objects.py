@@ -6,14 +6,14 @@ Knows nothing about how the group was placed, nor about cameras.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from scenegen.placement.fit import match, misfit, rows
 from scenegen.placement.search import search, upright_rotations
-from scenegen.placement.solver import Check, Part, bounded, scale_of, stepped
+from scenegen.placement.solver import Check, Part, bounded, hurried, scale_of, stepped
 from scenegen.placement.support import Support
 from scenegen.scene import Asset, Floats, PlacedObject
 
@@ -37,7 +37,9 @@ class Pose:
     """An object's pose and how sure it is.
 
     T: float64 [4, 4] similarity. covariance: float64 [7, 7] of (rotation vector, centre, log-scale), radians, metres.
-    residual_m: median distance to the measured points. score: misfit. own: found without the prediction.
+    residual_m: median distance to the measured points. score: misfit. own: found without the prediction. width: how far
+    placements of its scene are trusted (standard deviation, query sizes), and turn_width the same in radians; None
+    where no other object says how this one is turned.
     """
 
     T: Floats
@@ -45,6 +47,8 @@ class Pose:
     residual_m: float
     score: float
     own: bool = False
+    width: float = float(WIDTH[1])
+    turn_width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,15 @@ def place_objects(T_world_group: Floats, parts: Sequence[Part], ground: Ground, 
     """
     T_group, width = T_world_group, WIDTH
     poses: list[Pose] = []
+    good: list[int] = []
     for number in range(ROUNDS):
         predicted = [T_group @ part.T_group_asset for part in parts]
         sigma = np.repeat(width * [1, scale_of(T_group), 1], [3, 3, 1])
         begun = predicted if number == 0 else [pose.T for pose in poses]
         stages = STAGES if number == 0 else STAGES[-3:]
         poses = [
-            refined(part, T, start, sigma, ground, stages, check)
-            for part, T, start in zip(parts, predicted, begun, strict=True)
+            refined(part, T, begun[i], sigma, ground, _others(i, parts, begun) if number else (), stages, check)
+            for i, (part, T) in enumerate(zip(parts, predicted, strict=True))
         ]
         good = [i for i, pose in enumerate(poses) if pose.score < CONTRADICTED]
         if len(good) < 2 or number == ROUNDS - 1:
@@ -79,11 +84,17 @@ def place_objects(T_world_group: Floats, parts: Sequence[Part], ground: Ground, 
         moves = np.stack([change(poses[i].T, predicted[i]) for i in good])
         T_group = _followed(T_group, parts, poses, good, moves, sigma)
         width = _width(moves, np.stack([np.diag(poses[i].covariance) for i in good]), float(scale_of(T_group)))
+    if len(good) > 1:
+        poses = [replace(pose, width=float(width[1]), turn_width=float(width[0])) for pose in poses]
     axis = ground.up if ground.up is not None else T_group[:3, 2] / scale_of(T_group)
     return [
         pose if pose.score < CONTRADICTED else _found_anew(part, pose, axis, ground, check)
         for part, pose in zip(parts, poses, strict=True)
     ]
+
+
+def _others(i: int, parts: Sequence[Part], poses: Sequence[Floats]) -> list[tuple[Part, Floats]]:
+    return [(part, T) for k, (part, T) in enumerate(zip(parts, poses, strict=True)) if k != i]
 
 
 def _followed(
@@ -145,23 +156,28 @@ def refined(
     T_start: Floats,
     sigma: Floats,
     ground: Ground,
+    others: Sequence[tuple[Part, Floats]],
     stages: Sequence[tuple[float, float]],
     check: Check,
 ) -> Pose:
-    """One object's maximum a posteriori pose from T_start, with standard deviations sigma [7] about T_predicted."""
-    T = T_start
+    """One object's maximum a posteriori pose from T_start, with standard deviations sigma [7] about T_predicted.
+
+    others: parts that it must not reach into, where they stand.
+    """
+    T, step = T_start, np.zeros(7)
     precision = np.diag(1 / sigma**2)
     for share, outline in stages:
         check()
         centre = T[:3, 3]
         near = part.tolerance(share)
-        hessian, gradient = rows(T, part, near, outline, POINTS, ground.support).equations(centre)
+        hessian, gradient = rows(T, part, near, outline, POINTS, ground.support, others).equations(centre)
         found = match(T, part, POINTS)
         spread = max(1.48 * float(np.median(np.hypot(found.across, found.beside))), part.evidence.noise)
         worth = INDEPENDENT * (near / spread) ** 2
         upright, lean = _uprightness(T, ground.up)
         total = worth * hessian + precision + upright
-        step = bounded(total, worth * gradient + change(T, T_predicted) / sigma**2 + lean, _unit(part))
+        pull = worth * gradient + change(T, T_predicted) / sigma**2 + lean
+        step = hurried(bounded(total, pull, _unit(part)), step, _unit(part))
         T = stepped(T[None], step[None], centre)[0]
     residual = float(np.median(np.abs(match(T, part, POINTS).across)))
     return Pose(T, np.asarray(np.linalg.inv(total)), residual, misfit(T, part))
@@ -183,11 +199,11 @@ def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: 
     """The better of the predicted pose and one found from the object's own points, standing upright."""
     single = Part(part.surface, part.evidence, np.eye(4))
     T, _ = search([single], upright_rotations(up), ground.support, check)
-    candidates = [refined(part, t, t, FREE * _unit(part), ground, STAGES, check) for t in T[:3]]
+    candidates = [refined(part, t, t, FREE * _unit(part), ground, (), STAGES, check) for t in T[:3]]
     best = min(candidates, key=lambda pose: pose.score)
     if best.score > BETTER * predicted.score:
         return predicted
-    return Pose(best.T, best.covariance, best.residual_m, best.score, own=True)
+    return replace(best, own=True)
 
 
 def _unit(part: Part) -> Floats:

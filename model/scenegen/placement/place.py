@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from scenegen.placement.certainty import confidence_of, covariance_of, doubt_of, features
 from scenegen.placement.evidence import common_views, gather
 from scenegen.placement.objects import Ground, Pose, place_objects, placed
 from scenegen.placement.search import all_rotations, search, upright_rotations
@@ -115,12 +116,9 @@ def _group_pose(
 
 
 def _object(asset: Asset, pose: Pose, part: Part, companions: int) -> PlacedObject:
-    order = [3, 4, 5, 0, 1, 2]
-    turn = np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1])
-    pixels = part.evidence.pixels / (part.evidence.pixels + 200)
-    confidence = np.exp(-4 * pose.score) * pixels * np.exp(-turn) * (0.7 if companions == 1 or pose.own else 1)
-    covariance = pose.covariance[np.ix_(order, order)]
-    return placed(asset, pose.T, covariance, float(np.clip(confidence, 0, 1)), pose.residual_m)
+    doubt = doubt_of(pose, part)
+    confidence = confidence_of(features(pose, part, doubt, companions))
+    return placed(asset, pose.T, covariance_of(pose, doubt), confidence, pose.residual_m)
 
 
 def _unseen(asset: Asset, T: Floats) -> PlacedObject:

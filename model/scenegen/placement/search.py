@@ -11,7 +11,18 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from scenegen.placement.fit import misfit, rows
-from scenegen.placement.solver import Check, Part, bounded, inverse, moved, scale_of, settle, shared_out, stepped
+from scenegen.placement.solver import (
+    Check,
+    Part,
+    bounded,
+    hurried,
+    inverse,
+    moved,
+    scale_of,
+    settle,
+    shared_out,
+    stepped,
+)
 from scenegen.placement.support import Support
 from scenegen.placement.surface import SPACING, Surface
 from scenegen.scene import Floats
@@ -22,7 +33,8 @@ REFINED = 6
 POLISHED = 2
 COARSE = (0.3, 0.3, 0.3, 0.2, 0.2, 0.2)
 FINE = ((0.2, 1), (0.15, 1), (0.12, 1), (0.1, 0.3), (0.08, 0.3), (0.06, 0.1))
-POLISH = ((0.05, 0.1), *((0.04, 0.03),) * 6)
+POLISH = ((0.05, 0.1), *((0.04, 0.03),) * 12)
+STILL = 3e-4  # a step that turns by fewer radians, or moves or grows by less of a length, is the last
 
 
 def all_rotations(count: int = 600) -> Floats:
@@ -68,6 +80,7 @@ def fit_group(
     pivot = np.mean([part.evidence.mean for part in parts], axis=0)
     length = float(np.mean([part.evidence.length for part in parts]))
     unit = np.array([1, 1, 1, length, length, length, 1])
+    step = np.zeros(7)
     for share, outline in stages:
         check()
         hessian, gradient = np.zeros((7, 7)), np.zeros(7)
@@ -75,7 +88,10 @@ def fit_group(
             found = rows(T @ part.T_group_asset, part, part.tolerance(share), outline, points, support)
             h, g = found.equations(pivot)
             hessian, gradient = hessian + h, gradient + g
-        T = stepped(T[None], bounded(hessian, gradient, unit)[None], pivot)[0]
+        step = hurried(bounded(hessian, gradient, unit), step, unit)
+        T = stepped(T[None], step[None], pivot)[0]
+        if (share, outline) == stages[-1] and np.abs(step / unit).max() < STILL:
+            break
     return T
 
 

@@ -20,6 +20,7 @@ Check = Callable[[], None]
 """Called all along what takes long; raises when the result is not wanted any more."""
 OUTLINE = 0.3  # weight of outline and free space beside the points
 POINTS = 80
+ONWARD, HURRY = 0.7, 2.5
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def settle(T: Floats, parts: Sequence[Part], shares: Sequence[float], check: Che
         hessian, gradient = np.zeros((len(T), 7, 7)), np.zeros((len(T), 7))
         for part in parts:
             _point_to_point(T, part, part.tolerance(share), pivot, hessian, gradient)
-        T = stepped(T, bounded(hessian, gradient, unit), pivot)
+        T = stepped(T, bounded(hessian, gradient, unit, damping=1e-3), pivot)
     return T
 
 
@@ -128,11 +129,18 @@ def _add(hessian: Floats, gradient: Floats, rows: Floats, residual: Floats, weig
     gradient += (weighted * residual[..., None]).sum(axis=-2)
 
 
-def bounded(hessian: Floats, gradient: Floats, unit: Floats) -> Floats:
+def bounded(hessian: Floats, gradient: Floats, unit: Floats, damping: float = 1e-5) -> Floats:
     """Steps [..., 7] in units [7] (radians, lengths), damped and kept short: the linear model is local."""
     scaled = hessian * unit[:, None] * unit
     size = np.trace(scaled, axis1=-2, axis2=-1)[..., None, None] / 7
-    step = -np.linalg.solve(scaled + (1e-3 * size + 1e-12) * np.eye(7), (gradient * unit)[..., None])[..., 0]
+    step = -np.linalg.solve(scaled + (damping * size + 1e-12) * np.eye(7), (gradient * unit)[..., None])[..., 0]
     limit = np.array([0.35, 0.35, 0.35, 0.3, 0.3, 0.3, 0.2])
     shrink = np.minimum(1, 1 / np.maximum((np.abs(step) / limit).max(axis=-1, keepdims=True), 1e-9))
     return np.asarray(step * shrink * unit)
+
+
+def hurried(step: Floats, before: Floats, unit: Floats) -> Floats:
+    """A step [7], longer when it goes on as the one before did: matches that slide along a surface go slowly."""
+    a, b = step / unit, before / unit
+    onward = a @ b > ONWARD * np.linalg.norm(a) * np.linalg.norm(b) > 0
+    return step * HURRY if onward else step

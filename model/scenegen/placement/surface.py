@@ -87,15 +87,14 @@ class Surface:
         return np.asarray(self.lookup[(cell[..., 0] * GRID + cell[..., 1]) * GRID + cell[..., 2]])
 
     def seen(self, eye: Floats) -> Seen:
-        """What a camera at about eye [3] sees: kept for the next that asks from nearly the same place."""
+        """What a camera at about eye [3] (asset frame and units) sees, kept for the next who is about there."""
         distance = float(np.linalg.norm(eye))
         key = int(np.argmax(_EYES @ eye)), int(np.clip(np.rint(2 * np.log2(max(distance, 0.9))), 0, 10))
         if key not in self.kept:
-            self.kept[key] = self.seen_exactly(_EYES[key[0]] * 2 ** (key[1] / 2))
+            self.kept[key] = self._seen_from(_EYES[key[0]] * 2 ** (key[1] / 2))
         return self.kept[key]
 
-    def seen_exactly(self, eye: Floats) -> Seen:
-        """What a camera at eye [3] (asset frame and units) sees."""
+    def _seen_from(self, eye: Floats) -> Seen:
         towards = eye - self.points
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
         free = _free(self.rays, self.points, self.normals, towards[None])[0]
