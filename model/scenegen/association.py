@@ -8,7 +8,7 @@ about ROS, meshes or objects that move between views (those are two objects, one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,13 @@ _MIN_PIXELS = 50
 """An instance of fewer pixels that belongs to no other is a crumb, and becomes background."""
 _INSIDE = 0.6
 """An instance with this share of its points on another lies in it."""
+_GLIMPSE = 0.15
+"""Where a view sees less of an instance's points than this it is all edges, and says nothing."""
 _SAME = 0.35
 """The share of common points above which two instances are rather one object than two."""
 _APART_M = 0.01
 """Parts of one instance that stand this far apart in space are two objects, where views are divided on it."""
+_AROUND = np.indices((3, 3)).reshape(2, 1, 9) - 1
 _RESIDUAL = 0.3
 """The least share of its points that an object's other views must confirm for an instance to stay with them."""
 
@@ -47,16 +50,19 @@ class Association:
     ids: tuple[Mapping[int, tuple[int, ...]], ...]
 
 
-def associate(views: Sequence[View], known: Sequence[Mapping[int, int]] = ()) -> Association:
+def associate(
+    views: Sequence[View | Measured], known: Sequence[Mapping[int, int]] = (), taken: Collection[int] = ()
+) -> Association:
     """Gives every object one id in all views.
 
     Needs depth, intrinsics and T_world_camera of every view; InvalidInput without. known: for views that went through
     here before, common ids that their own ids were given then, at the same places of the sequence (empty for new
-    views): an object keeps the id that most of its pixels had; others get the id their largest instance has, or, where
-    that is taken, the next that is free.
+    views). An object keeps the id that most of its pixels had; another gets the id its largest instance has, or, where
+    that is known or taken, the lowest that is free.
     """
-    clouds = _Instances.of(views)
-    overlaps = _Overlaps.of(views, clouds)
+    measured = [view if isinstance(view, Measured) else Measured.of(view) for view in views]
+    clouds = _Instances.of(measured)
+    overlaps = _Overlaps.of(measured, clouds)
     apart = _apart(clouds, overlaps)
     merged = _merged(apart, overlaps)
     groups = _grouped(clouds, overlaps, apart, merged)
@@ -65,55 +71,52 @@ def associate(views: Sequence[View], known: Sequence[Mapping[int, int]] = ()) ->
         if len(found) < 2:  # what filled it turned out to be one object
             groups[j] = found[0] if found else groups.max() + 1
     divided = {j: found for j, found in holders.items() if len(found) > 1}
-    names = _names(clouds, groups, divided, known)
-    return _relabelled(views, clouds, groups, divided, names)
+    names = _names(clouds, groups, divided, known, taken)
+    return _relabelled(measured, clouds, groups, divided, names)
 
 
 @dataclass(frozen=True, eq=False)
-class _Instances:
-    """Every instance of every view, numbered through. view, id, pixels: int [n]. points: world, metres, [k, 3] each.
+class Measured:
+    """What is needed of one view, made once for all the calls that it goes through.
 
-    labels: for each view int32 [H, W], number + 1 of the instance at a pixel. depth: for each view [H, W], metres; 0 is
-    no reading.
+    ids, pixels: of its instances. points: world, metres, [k, 3] for each. labels: int32 [H, W], place in ids + 1.
+    depth: float64 [H, W], metres; 0 is no reading. usable: bool [H, W], readings away from depth's jumps.
     """
 
-    view: NDArray[np.int64]
-    id: NDArray[np.int64]
-    pixels: NDArray[np.int64]
-    points: list[Floats]
-    labels: list[Masks]
-    depth: list[Floats]
+    view: View
+    ids: tuple[int, ...]
+    pixels: tuple[int, ...]
+    points: tuple[Floats, ...]
+    labels: Masks
+    depth: Floats
+    usable: NDArray[np.bool_]
+    intrinsics: Floats
+    T_world_camera: Floats
 
     @staticmethod
-    def of(views: Sequence[View]) -> _Instances:
-        """The instances of the views. InvalidInput when a view lacks what is needed."""
-        view: list[int] = []
-        ids: list[int] = []
-        pixels: list[int] = []
-        points, labels, depths = [], [], []
-        for v, seen in enumerate(views):
-            if seen.depth_m is None or seen.intrinsics is None or seen.T_world_camera is None:
-                raise InvalidInput(
-                    f"view {v} has no depth, intrinsics or camera pose: instances can only be told by the space that "
-                    "they take up where all three are there; give them, or ids that are the same in all views"
-                )
-            depth = np.where(np.isfinite(seen.depth_m) & (seen.depth_m > 0), seen.depth_m, 0.0)
-            usable = (depth > 0) & ~_at_jumps(depth)
-            label = np.zeros(seen.masks.shape, np.int32)
-            for instance in seen.instance_ids:
-                mask = seen.masks == instance
-                label[mask] = len(ids) + 1
-                some = usable & _core(mask)
-                view.append(v)
-                ids.append(instance)
-                pixels.append(int(mask.sum()))
-                points.append(_points(depth, some, seen.intrinsics, seen.T_world_camera, len(ids)))
-            labels.append(label)
-            depths.append(depth)
-        return _Instances(np.array(view, int), np.array(ids, int), np.array(pixels, int), points, labels, depths)
-
-    def __len__(self) -> int:
-        return len(self.id)
+    def of(view: View) -> Measured:
+        """InvalidInput when the view lacks what is needed."""
+        K, T = view.intrinsics, view.T_world_camera
+        if view.depth_m is None or K is None or T is None:
+            raise InvalidInput(
+                "a view has no depth, intrinsics or camera pose: which instances are the same object can only be told "
+                "by the space they take up, where all three are there; give them, or ids that are the same in all views"
+            )
+        depth = np.where(np.isfinite(view.depth_m) & (view.depth_m > 0), view.depth_m, 0.0).astype(np.float64)
+        near, far = ndimage.minimum_filter(np.where(depth > 0, depth, np.inf), 3), ndimage.maximum_filter(depth, 3)
+        usable = (depth > 0) & (far - near <= 0.015 + 0.02 * depth)  # else it may lie between the near and the far side
+        ids = np.array(view.instance_ids, int)
+        labels = (np.searchsorted(ids, view.masks) + 1).astype(np.int32)
+        labels[view.masks <= 0] = 0
+        pixels, points = [], []
+        for k, window in enumerate(ndimage.find_objects(labels)):
+            mask = labels[window] == k + 1
+            v, u = np.nonzero(usable[window] & _core(mask))
+            chosen = np.random.default_rng(k).permutation(len(u))[:_POINTS]
+            v, u = v[chosen] + window[0].start, u[chosen] + window[1].start
+            pixels.append(int(mask.sum()))
+            points.append(_points(u, v, depth[v, u], K, T))
+        return Measured(view, tuple(ids.tolist()), tuple(pixels), tuple(points), labels, depth, usable, K, T)
 
 
 def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -122,18 +125,8 @@ def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(core if core.sum() >= 4 * _MIN_POINTS else ndimage.binary_erosion(mask))
 
 
-def _at_jumps(depth: Floats) -> NDArray[np.bool_]:
-    """Where depth jumps and a reading may lie between the near and the far side."""
-    near, far = ndimage.minimum_filter(np.where(depth > 0, depth, np.inf), 3), ndimage.maximum_filter(depth, 3)
-    return np.asarray(far - near > 0.015 + 0.02 * depth)
-
-
-def _points(depth: Floats, where: NDArray[np.bool_], K: Floats, T_world_camera: Floats, seed: int) -> Floats:
-    """Up to _POINTS measured points in random order, [n, 3] world, without stragglers."""
-    v, u = np.nonzero(where)
-    chosen = np.random.default_rng(seed).permutation(len(u))[:_POINTS]
-    v, u = v[chosen], u[chosen]
-    z = depth[v, u]
+def _points(u: NDArray[np.int64], v: NDArray[np.int64], z: Floats, K: Floats, T_world_camera: Floats) -> Floats:
+    """Measured points, [n, 3] world, without stragglers."""
     if len(z):
         middle = np.median(z)
         typical = np.abs(z - middle) < 6 * np.median(np.abs(z - middle)) + 0.02
@@ -143,21 +136,52 @@ def _points(depth: Floats, where: NDArray[np.bool_], K: Floats, T_world_camera: 
 
 
 @dataclass(frozen=True, eq=False)
+class _Instances:
+    """Every instance of every view, numbered through. view, id, pixels: int [n]. points: world, metres, [k, 3] each.
+
+    first: int [views], the number of each view's first instance.
+    """
+
+    view: NDArray[np.int64]
+    id: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+    points: list[Floats]
+    first: NDArray[np.int64]
+
+    @staticmethod
+    def of(views: Sequence[Measured]) -> _Instances:
+        """The instances of the views."""
+        counts = [len(view.ids) for view in views]
+        return _Instances(
+            np.repeat(np.arange(len(views)), counts),
+            np.array([i for view in views for i in view.ids], int),
+            np.array([n for view in views for n in view.pixels], int),
+            [points for view in views for points in view.points],
+            np.cumsum([0, *counts])[:-1],
+        )
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+
+@dataclass(frozen=True, eq=False)
 class _Overlaps:
     """Whose points are seen on whom. For n instances in k views:
 
     on: int [n, n], points of the first on the surface of the second. seen: int [n, k], points on any surface of a view,
     the background's included. against: int [n, k], points where a view looked through: it saw something behind them.
-    share: float [n, n], on over seen in the second's view; NaN below _MIN_POINTS.
+    share: float [n, n], on over seen in the second's view; NaN below _MIN_POINTS. lies_in: bool [n, n], the first lies
+    in the second: enough of its points are seen there, and most of what is seen of it is on the second.
     """
 
     on: NDArray[np.int64]
     seen: NDArray[np.int64]
     against: NDArray[np.int64]
     share: Floats
+    lies_in: NDArray[np.bool_]
 
     @staticmethod
-    def of(views: Sequence[View], instances: _Instances) -> _Overlaps:
+    def of(views: Sequence[Measured], instances: _Instances) -> _Overlaps:
         """Every instance's points, looked for in every other view."""
         n = len(instances)
         on, seen, against = np.zeros((n, n), int), np.zeros((n, len(views)), int), np.zeros((n, len(views)), int)
@@ -165,36 +189,36 @@ class _Overlaps:
         owner = np.repeat(np.arange(n), [len(points) for points in votes])
         points = np.concatenate(votes) if votes else np.zeros((0, 3))
         for b, view in enumerate(views):
-            label, is_on, is_against = _looked_for(points, view, instances.labels[b], instances.depth[b])
+            label, is_on, is_against = _looked_for(points, view)
             others = instances.view[owner] != b
             hit = others & is_on & (label > 0)
-            np.add.at(on, (owner[hit], label[hit] - 1), 1)
+            np.add.at(on, (owner[hit], label[hit] - 1 + instances.first[b]), 1)
             seen[:, b] = np.bincount(owner[others & is_on], minlength=n)
             against[:, b] = np.bincount(owner[others & is_against], minlength=n)
         total = seen[:, instances.view] if n else np.zeros((0, 0))
         share = np.where(total >= _MIN_POINTS, on / np.maximum(total, 1), np.nan)
-        return _Overlaps(on, seen, against, share)
+        least = np.maximum(_MIN_POINTS, _GLIMPSE * np.array([len(points) for points in votes]))
+        lies_in = (np.nan_to_num(share) >= _INSIDE) & (on >= least[:, None])
+        return _Overlaps(on, seen, against, share, lies_in)
 
 
-def _looked_for(
-    points: Floats, view: View, labels: Masks, depth: Floats
-) -> tuple[Masks, NDArray[np.bool_], NDArray[np.bool_]]:
+def _looked_for(points: Floats, view: Measured) -> tuple[Masks, NDArray[np.bool_], NDArray[np.bool_]]:
     """For points [n, 3]: the label at their pixel, whether they lie on what is seen there, if it is behind them."""
-    assert view.T_world_camera is not None and view.intrinsics is not None
     camera = (points - view.T_world_camera[:3, 3]) @ view.T_world_camera[:3, :3]
     z = camera[:, 2]
     pixel = camera @ view.intrinsics.T
     with np.errstate(divide="ignore", invalid="ignore"):
         place = np.rint(pixel[:, :2] / pixel[:, 2:])
-    height, width = labels.shape
+    height, width = view.depth.shape
     inside = (z > 0.05) & (place >= 0).all(axis=1) & (place < [width, height]).all(axis=1)
     u, v = np.where(inside[:, None], place, 0).astype(int).T
-    near = ndimage.minimum_filter(np.where(depth > 0, depth, np.inf), 3)[v, u]
-    far = ndimage.maximum_filter(depth, 3)[v, u]
+    rows, columns = np.clip(v[:, None] + _AROUND[0], 0, height - 1), np.clip(u[:, None] + _AROUND[1], 0, width - 1)
+    around = view.depth[rows, columns]  # TF is a pixel off here and there, and surfaces slope
+    near, far = np.where(around > 0, around, np.inf).min(axis=1), around.max(axis=1)
     inside &= far > 0
     slack = 0.008 + 3 * (0.001 + 0.0025 * z**2)  # TF's error, and three deviations of a depth camera's
     is_on = inside & (z > near - slack) & (z < far + slack)
-    return labels[v, u], is_on, inside & (z <= near - slack)
+    return view.labels[v, u], is_on, inside & (z <= near - slack)
 
 
 def _apart(instances: _Instances, overlaps: _Overlaps) -> NDArray[np.int64]:
@@ -204,7 +228,7 @@ def _apart(instances: _Instances, overlaps: _Overlaps) -> NDArray[np.int64]:
     """
     n = len(instances)
     verdict = np.zeros((n, n), int)
-    lies_in = (np.nan_to_num(overlaps.share) >= _INSIDE) & (overlaps.on >= _MIN_POINTS)
+    lies_in = overlaps.lies_in
     for p, q in np.argwhere(np.triu(instances.view[:, None] == instances.view, 1)).tolist():
         votes = 1
         for other in np.unique(instances.view[instances.view != instances.view[p]]):
@@ -223,9 +247,8 @@ def _apart(instances: _Instances, overlaps: _Overlaps) -> NDArray[np.int64]:
 
 def _merged(apart: NDArray[np.int64], overlaps: _Overlaps) -> NDArray[np.bool_]:
     """bool [n], instances in which two instances of another view lie that are two objects."""
-    lies_in = (np.nan_to_num(overlaps.share) >= _INSIDE) & (overlaps.on >= _MIN_POINTS)
     two = apart > 0
-    return np.array([bool(two[np.ix_(inside, inside)].any()) for inside in lies_in.T], bool)
+    return np.array([bool(two[np.ix_(inside, inside)].any()) for inside in overlaps.lies_in.T], bool)
 
 
 def _stand_apart(instances: _Instances, p: int, q: int) -> bool:
@@ -290,8 +313,7 @@ def _confirmed(i: int, group: NDArray[np.int64], instances: _Instances, overlaps
 
 def _holders(j: int, group: NDArray[np.int64], overlaps: _Overlaps) -> list[int]:
     """The objects that fill a merged instance."""
-    inside = (overlaps.on[:, j] >= _MIN_POINTS) & (np.nan_to_num(overlaps.share[:, j]) >= _INSIDE) & (group >= 0)
-    return sorted({int(g) for g in group[inside]})
+    return sorted({int(g) for g in group[overlaps.lies_in[:, j] & (group >= 0)]})
 
 
 def _names(
@@ -299,6 +321,7 @@ def _names(
     group: NDArray[np.int64],
     divided: Mapping[int, list[int]],
     known: Sequence[Mapping[int, int]],
+    reserved: Collection[int],
 ) -> dict[int, int]:
     """Object -> common id; crumbs get none."""
     pixels: dict[int, int] = {}
@@ -313,7 +336,7 @@ def _names(
         if v < len(known) and own in known[v]:
             votes[g, known[v][own]] = votes.get((g, known[v][own]), 0) + area
     names: dict[int, int] = {}
-    taken = {name for before in known for name in before.values()}
+    taken = {name for before in known for name in before.values()} | set(reserved)
     given: set[int] = set()
     for (g, name), _ in sorted(votes.items(), key=lambda item: -item[1]):
         if g not in names and name not in given:
@@ -330,7 +353,7 @@ def _names(
 
 
 def _relabelled(
-    views: Sequence[View],
+    views: Sequence[Measured],
     instances: _Instances,
     group: NDArray[np.int64],
     divided: Mapping[int, list[int]],
@@ -339,12 +362,12 @@ def _relabelled(
     """Masks with the objects' names, merged instances divided among the objects that fill them."""
     masks, ids = [], []
     for v, view in enumerate(views):
-        out = np.zeros(view.masks.shape, np.int32)
+        out = np.zeros(view.labels.shape, np.int32)
         own: dict[int, tuple[int, ...]] = {}
         for i in np.flatnonzero(instances.view == v).tolist():
-            mask = instances.labels[v] == i + 1
+            mask = view.labels == i - instances.first[v] + 1
             if i in divided:
-                shared = _divided(i, mask, view, instances, group, divided[i])
+                shared = _divided(mask, view, instances, group, divided[i])
                 out[mask] = np.array([names[g] for g in divided[i]], np.int32)[shared]
                 own[int(instances.id[i])] = tuple(sorted(int(k) for k in np.unique(out[mask])))
             elif int(group[i]) in names:
@@ -358,25 +381,18 @@ def _relabelled(
 
 
 def _divided(
-    j: int,
-    mask: NDArray[np.bool_],
-    view: View,
-    instances: _Instances,
-    group: NDArray[np.int64],
-    holders: Sequence[int],
+    mask: NDArray[np.bool_], view: Measured, instances: _Instances, group: NDArray[np.int64], holders: Sequence[int]
 ) -> NDArray[np.int64]:
     """int [pixels of the mask], for each which of the holders' measured points are nearest to it in space.
 
     Pixels without a reading go with the nearest pixel that has one.
     """
-    assert view.T_world_camera is not None and view.intrinsics is not None
-    depth = instances.depth[int(instances.view[j])]
-    usable = mask & (depth > 0) & ~_at_jumps(depth)
+    usable = mask & view.usable
     if not usable.any():
         return np.zeros(int(mask.sum()), int)
     v, u = np.nonzero(usable)
     rays = np.linalg.solve(view.intrinsics, np.stack([u, v, np.ones(len(u))]))
-    points = (rays * depth[v, u]).T @ view.T_world_camera[:3, :3].T + view.T_world_camera[:3, 3]
+    points = (rays * view.depth[v, u]).T @ view.T_world_camera[:3, :3].T + view.T_world_camera[:3, 3]
     clouds = [np.concatenate([instances.points[i] for i in np.flatnonzero(group == g)]) for g in holders]
     nearest = np.argmin([cKDTree(cloud).query(points)[0] for cloud in clouds], axis=0)
     known = np.zeros(mask.shape, int)
