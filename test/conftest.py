@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
@@ -22,8 +23,8 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
 
 
-@pytest.fixture
-def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+@contextmanager
+def own_domain(patch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID, 1 to 101, that no other test on this machine uses; processes started by the test inherit it."""
     for domain in (1 + (os.getpid() + step) % 101 for step in range(101)):
         with open(Path(gettempdir()) / f"scenegen_ros_domain_{domain}", "w") as lock:
@@ -31,21 +32,35 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+            patch.setenv("ROS_DOMAIN_ID", str(domain))
             yield domain
             return
     pytest.fail("101 tests hold every ROS domain of this machine")
 
 
-@pytest.fixture
-def ros_context(ros_domain: int) -> Iterator[rclpy.Context]:
-    """An rclpy.Context in the test's own domain; shut down afterwards."""
+@contextmanager
+def own_context(domain: int) -> Iterator[rclpy.Context]:
+    """An rclpy.Context in a domain; shut down afterwards."""
     import rclpy
 
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=ros_domain)
+    rclpy.init(context=context, domain_id=domain)
     yield context
     context.try_shutdown()
+
+
+@pytest.fixture
+def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The test's own ROS domain."""
+    with own_domain(monkeypatch) as domain:
+        yield domain
+
+
+@pytest.fixture
+def ros_context(ros_domain: int) -> Iterator[rclpy.Context]:
+    """An rclpy.Context in the test's own domain."""
+    with own_context(ros_domain) as context:
+        yield context
 
 
 @pytest.fixture

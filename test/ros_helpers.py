@@ -31,7 +31,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from scenegen.scene import Asset, PlacedObject, Scene, View
-from scenegen_ros import diagnostics, node
+from scenegen_ros import diagnostics, node, server_watch
 from scenegen_ros.action import GenerateScene
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
 from scenegen_ros.diagnostics import Level, Status
@@ -43,6 +43,7 @@ from scenegen_ros.srv import Capture, Clear
 # What a person reads once a second, a test need not wait for.
 node._DIAGNOSTICS_S = 0.2
 diagnostics.SILENT_S = 0.7
+server_watch._PERIOD_READY_S = server_watch._PERIOD_WAITING_S = 0.2
 
 WAIT_S = 60.0
 SIZE = (48, 64)
@@ -88,7 +89,11 @@ class Shot:
         default_factory=lambda: camera_info_message(np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]]), SIZE)
     )
     masks_late_ns: int = 0
+    frame_id: str = "camera_optical_frame"
     x_m: float = 0.0
+    tf_parent: str = "map"
+    tf_late_ns: int = 0
+    tf_broken: bool = False
 
 
 def boxes(ids: tuple[int, ...] = (1, 2)) -> np.ndarray:
@@ -129,20 +134,23 @@ class Camera(Node):
         shot = self.shot
         self.stamp_ns += 100_000_000
         if "tf" in shot.topics:
-            transform = TransformStamped(child_frame_id="camera_optical_frame")
-            transform.header.frame_id = "map"
-            transform.header.stamp = time_message(self.stamp_ns)
             T = np.eye(4)
             T[0, 3] = shot.x_m
-            transform.transform = transform_message(T)
-            self.tf.publish(TFMessage(transforms=[transform]))
+            frames = []
+            for parent, child in ((shot.tf_parent, "camera_optical_frame"), ("map", "dock")):
+                frame = TransformStamped(child_frame_id=child, transform=transform_message(T))
+                frame.header.frame_id = parent
+                frame.header.stamp = time_message(self.stamp_ns + shot.tf_late_ns)
+                frame.transform.rotation.w = 0.0 if shot.tf_broken else 1.0
+                frames.append(frame)
+            self.tf.publish(TFMessage(transforms=frames))
         for name, publisher in tuple(self.outputs.items()):  # tests take publishers away
             message = getattr(shot, name)
             if message is None or name not in shot.topics:
                 continue
             late = shot.masks_late_ns if name == "masks" else 0
             message.header.stamp = time_message(self.stamp_ns + late)
-            message.header.frame_id = "camera_optical_frame"
+            message.header.frame_id = shot.frame_id
             publisher.publish(message)
 
 

@@ -25,7 +25,7 @@ from visualization_msgs.msg import Marker
 from scenegen.client import SceneClient
 from scenegen.scene import PlacedObject, Scene, View
 from scenegen_ros import generation
-from scenegen_ros.conversions import camera_info_message, image_message
+from scenegen_ros.conversions import image_message
 from scenegen_ros.srv import Capture, Clear
 
 
@@ -336,25 +336,6 @@ def test_other_kinds_of_input(ros_context: rclpy.Context, tmp_path: Path, quick:
         shot.depth = image_message(np.full(SIZE, 800, np.uint16), "16UC1")
         r.ears.call(r.ears.clear, Clear.Request())
         wait_for(lambda: r.ears.generate().scene.query == 0x000104, "a scene of the new shot")
-
-
-@pytest.mark.parametrize("lacking", ["depth", "calibration"])
-def test_without_scale_nothing_is_called_metric(ros_context: rclpy.Context, tmp_path: Path, lacking: str) -> None:
-    with (
-        running(StubGenerator(), tmp_path / "s") as server,
-        rig(ros_context, server, tmp_path / "scenes", with_depth=lacking != "depth", paused=True) as r,
-    ):
-        if lacking == "calibration":
-            r.camera.shot.camera_info = camera_info_message(None, SIZE)
-        r.camera.paused = False
-        result = r.ears.generate()
-        assert result.success, result.message
-        assert result.scene.header.frame_id == "camera_optical_frame"
-        assert not any(o.metric for o in result.scene.objects)
-        wait_for(lambda: r.ears.markers, "~/markers")
-        assert all(m.color.a == 0.5 for m in r.ears.markers[-1].markers[1:])
-        assert not wait_for(lambda: r.ears.detections, "~/detections")[-1].detections
-        assert "scenegen/1" not in r.ears.frames
 
 
 def test_without_a_fixed_frame_no_tf_is_needed(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
