@@ -6,16 +6,20 @@ transformers' own use of the same weights.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from segmenting import SIDE, prompted_view, save_segmenter
 from transformers import Sam2Model
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+from scenegen import cli
+from scenegen.images import load_views
 from scenegen.prompts import Prompt, PromptedView, of_one_numbering, with_prompts
 from scenegen.scene import Cancelled, InvalidInput, Progress, View
 from scenegen.segmentation import Segmenter, sam2
@@ -226,6 +230,34 @@ def test_cancelled_before_the_next_object(segmenter: Segmenter) -> None:
             cancelled=cancelled,
         )
     assert polls == [0, 1, 2]
+
+
+def test_the_command_writes_masks_that_generate_takes(
+    segmenter: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segmenter._model.save_pretrained(tmp_path / "sam2")
+    views = [prompted_view((LEFT, RIGHT), 0, stamp_ns=0), prompted_view((), 1, (40, 64), stamp_ns=1)]
+    images = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for path, view in zip(images, views, strict=True):
+        Image.fromarray(view.image).save(path)
+    prompts = tmp_path / "prompts.json"
+    command = ["segment", *images, "--prompts", str(prompts), "--segmenter", str(tmp_path / "sam2"), "--out"]
+    given = [[{"id": 1, "box": LEFT.box}, {"id": 2, "box": RIGHT.box}], []]
+    prompts.write_text(json.dumps(given))
+    assert cli.main([*command, str(tmp_path / "out")]) == 0
+    paths = capsys.readouterr().out.split()
+    expected = segmenter.segment(views)
+    for written, view in zip(load_views(images, paths), expected, strict=True):
+        np.testing.assert_array_equal(written.masks, view.masks)
+    for damaged, word in (
+        ([given[0]], "must be a list of 2 lists of prompts"),
+        ([[{"id": 70000, "box": LEFT.box}], []], "an id above 65535"),
+        ([[{"id": 1, "box": [0, 0, 900, 20]}], []], "outside its image of 80 x 48 pixels"),
+        ([[], []], "none of 2 views has a prompt"),
+    ):
+        prompts.write_text(json.dumps(damaged))
+        assert cli.main([*command, str(tmp_path / "out")]) == 2
+        assert word in capsys.readouterr().err
 
 
 def test_folders_that_are_no_weights(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from scenegen import __version__
 from scenegen.client import GenerationFailed, SceneClient, ServerError
 from scenegen.commands import add_parsers as add_checkpoint_commands
 from scenegen.commands.export import add_parser as add_export
+from scenegen.commands.segment import add_parser as add_segment
 from scenegen.commands.settle import add_parser as add_settle
 from scenegen.commands.view import add_parser as add_view
 from scenegen.documents import document_scene
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_generate(commands)
     _add_serve(commands)
+    add_segment(commands)
     _add_synthesize(commands)
     add_train(commands)
     add_export(commands)
