@@ -1,7 +1,8 @@
-"""A camera without a camera: publishes a synthetic scene from an orbit, or a recorded folder, as a driver would.
+"""A camera without a camera: publishes a synthetic scene from an orbit, a recorded folder or a bag, as a driver would.
 
 RGB, instance masks, depth, camera info and TF, each frame with one stamp. Frames are made ready ahead in a thread, so
-that publishing costs little; until the next one is ready the last one is repeated. Knows nothing about the node.
+that publishing costs little; until the next one is ready the last one is repeated. A bag is played by replay.py. Knows
+nothing about the node.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rclpy
@@ -28,6 +29,9 @@ from scenegen.images import read_views
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
+
+if TYPE_CHECKING:
+    from scenegen_ros.replay import BagPlayer
 
 FRAME = "camera_optical_frame"
 FIXED_FRAME = "map"
@@ -68,6 +72,18 @@ def orbit(scene: SyntheticScene, views: int, size: tuple[int, int], depth_noise:
         yield render(scene, camera, T_world_camera, noise)
 
 
+def play(node: Node, bag: str, topics: dict[str, str], rate: float, loop: bool) -> BagPlayer:
+    """Plays a bag. InvalidInput when it cannot be, or rosbags is not installed."""
+    try:
+        from scenegen_ros.replay import BagPlayer
+    except ImportError as error:
+        raise InvalidInput(
+            "a bag needs rosbags, which is not installed: pip install -r requirements/bags.txt "
+            "-c requirements/constraints.txt"
+        ) from error
+    return BagPlayer(node, bag, topics, rate=rate, loop=loop)
+
+
 class SimulatedCamera(Node):
     """Publishes image, masks, depth, camera_info and /tf over and over, at rate_hz."""
 
@@ -83,7 +99,18 @@ class SimulatedCamera(Node):
             parameter("width", 640, "Columns of a synthetic image."),
         )
         self._noise: bool = parameter("depth_noise", False, "Give synthetic depth a depth camera's errors.")
-        rate_hz: float = parameter("rate_hz", 10.0, "Frames per second.")
+        rate_hz: float = parameter("rate_hz", 10.0, "Frames per second, but of a bag.")
+        bag: str = parameter("bag", "", "Bag to play: a rosbag2 folder, or an .mcap or .db3 file.")
+        rate: float = parameter("rate", 1.0, "Pace of a bag; 2 is twice as fast as it was recorded.")
+        loop: bool = parameter("loop", False, "Begin a bag anew at its end.")
+        topics = {
+            name: str(parameter(f"bag_{name}", name, f"What the bag calls {name}. Empty: it need not have it."))
+            for name in ("image", "masks", "depth", "camera_info")
+        }
+        self._player: BagPlayer | None = None
+        if bag:
+            self._player = play(self, bag, topics, rate, loop)
+            return
         self._frames: list[Frame] = []
         self._complete = False
         self._next = 0
@@ -99,6 +126,12 @@ class SimulatedCamera(Node):
             self._depth = self.create_publisher(Image, "depth", qos)
         threading.Thread(target=self._make_ready, args=(source,), daemon=True).start()
         self.create_timer(1.0 / rate_hz, self._publish)
+
+    def destroy_node(self) -> None:
+        """Ends a bag that plays."""
+        if self._player is not None:
+            self._player.stop()
+        super().destroy_node()
 
     def _parameter(self, name: str, default: object, description: str) -> Any:
         descriptor = ParameterDescriptor(description=description, read_only=True)

@@ -22,6 +22,7 @@ from scenegen.commands import add_parsers as add_checkpoint_commands
 from scenegen.commands.export import add_parser as add_export
 from scenegen.commands.segment import add_parser as add_segment
 from scenegen.commands.settle import add_parser as add_settle
+from scenegen.commands.record import add_parser as add_record
 from scenegen.commands.view import add_parser as add_view
 from scenegen.documents import document_scene
 from scenegen.evaluation.benchmark import Generator
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_settle(commands)
     add_view(commands)
+    add_record(commands)
     add_evaluation(commands, _load_generator, _load_judge)
     add_ablation(commands)
     add_prepare(commands)

@@ -30,7 +30,10 @@ CONTROLS = {"objects": True, "cameras": True, "boxes": True, "labels": True, "fr
 """What can be shown and hidden, and whether it is shown at first."""
 _PICTURE_WIDTH = 320
 _CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
-_EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1.0]
+BOX_EDGES: Floats = np.array(
+    [(a, b) for i, a in enumerate(_CORNERS) for b in _CORNERS[i + 1 :] if np.abs(a - b).sum() == 1.0]
+)
+"""float64 [12, 2, 3]: both ends of each edge of the unit box about the origin."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ class Viewer:
             T_world_file[:3, :3] = T_world_file[:3, :3] @ ROTATION_YUP_ZUP.T  # GLB is y-up, the page takes it as it is
             scene.add_glb(f"/objects/{o.id}", matte(o.glb), scale=o.scale, **_pose(T_world_file))
         corners = box[:3, 3] + (_CORNERS * o.size) @ box[:3, :3].T
-        edges = corners[np.array(_EDGES)].astype(np.float32)
+        edges = (box[:3, 3] + (BOX_EDGES * o.size) @ box[:3, :3].T).astype(np.float32)
         scene.add_line_segments(f"/boxes/{o.id}", edges, colour, thickness=2.5, thickness_units="screen")
         up, middle = np.array(self._up()), corners.mean(0)
         at = middle + ((corners - middle) @ up).max() * up
