@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scenegen.placement.unscaled import FIELD_OF_VIEW
+from scenegen.placement.sights import FIELD_OF_VIEW
 from scenegen.render import Camera, Renderer, Surface
 from scenegen.scene import Floats, PlacedObject, View
 

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from scenegen.contact_sheet import confidence_colour
 from scenegen.files import mesh_name, read_scene
 from scenegen.glb import matte, mesh_from_glb
-from scenegen.placement.unscaled import FIELD_OF_VIEW
+from scenegen.placement.sights import FIELD_OF_VIEW
 from scenegen.scene import ROTATION_YUP_ZUP, Floats, InvalidInput, View
 
 if TYPE_CHECKING:

@@ -36,10 +36,11 @@ def place_scene(
     """Place a generated scene where the views saw it: one object per asset, in the order of scene.assets.
 
     The world is the parent of View.T_world_camera; without poses it is the camera frame of the first view with depth
-    (of the first view, when none has depth). With depth the result is metric. Without it, poses are in that camera
-    frame and lengths in units of the query asset, metric False, unless known_sizes gives the largest extent in metres
-    of an asset by its label: then it is metric, and in the world where the first view's pose is known. Without
-    intrinsics a horizontal field of view of 50 degrees is assumed.
+    (of the first view, when none has depth). With depth the result is metric. Without it, metres come from
+    known_sizes (the largest extent in metres of an asset by its label) or from cameras with intrinsics and poses that
+    moved; the result is then in the world where poses are known. Without any of these, poses are in that camera frame
+    and lengths in units of the query asset, metric False. Without intrinsics a horizontal field of view of 50 degrees
+    is assumed.
 
     gravity: [3], the world's up direction, when known: assets stand upright. Where the depth shows what the objects
     stand on, that says it better, and gravity (which may then point down as well) only tells it from a wall.

@@ -1,45 +1,27 @@
 """Where a scene stands when nothing measured depth: turned and moved until its outlines agree with the masks.
 
-The length unit is the query asset's size until a known size gives metres. Simple on purpose; its confidence says so.
-Knows nothing about depth.
+The length unit is the query asset's size until a known size, or cameras that moved (motion.py), give metres. Simple on
+purpose; its confidence says so. Knows nothing about depth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.evidence import Outline, PosedView, outline_of
+from scenegen.placement.motion import place_by_motion
 from scenegen.placement.objects import placed
 from scenegen.placement.search import seen, upright_rotations
-from scenegen.placement.solver import Check, moved, scale_of
+from scenegen.placement.sights import Sight, agreement, box_error, outside, project, sights_of
+from scenegen.placement.solver import Check, scale_of
 from scenegen.placement.surface import Surface
 from scenegen.scene import Floats, PlacedObject, Scene, View
 
-FIELD_OF_VIEW = np.deg2rad(50)
 PITCHES = np.deg2rad([0, 15, 30, 45, 60])
 REFINED = 4
-SAMPLES = 300
-
-
-@dataclass(frozen=True)
-class Sight:
-    """One asset's mask as the camera sees it.
-
-    index: of its asset. centre [2], variance (both axes) and box [4] (least x, y, most x, y) of its mask: tangents.
-    """
-
-    index: int
-    surface: Surface
-    T_query_asset: Floats
-    centre: Floats
-    variance: float
-    box: Floats
-    outline: Outline
 
 
 def place_by_outlines(
@@ -52,10 +34,16 @@ def place_by_outlines(
 ) -> tuple[PlacedObject, ...]:
     """Place a scene from the masks of the first view that shows any asset; see place_scene for frames and units."""
     ids = [asset.id for asset in scene.assets]
-    view = next(view for view in views if np.isin(view.masks, ids).any())
-    sights = _sights(scene, surfaces, view)
+    showing = [view for view in views if np.isin(view.masks, ids).any()]
+    posed = [view for view in showing if view.T_world_camera is not None and view.intrinsics is not None]
+    view = posed[0] if len(posed) > 1 else showing[0]
+    sights = sights_of(scene, surfaces, view)
     T_camera_query = _best_pose(sights, _rotations(view, up), check)
     scale = _metres(scene, sizes)
+    if scale is None and len(posed) > 1:
+        in_metres = place_by_motion(scene, surfaces, posed, T_camera_query, check)
+        if in_metres is not None:
+            return in_metres
     T_out_camera = np.eye(4)
     if scale is not None:
         T_out_camera = np.diag([scale, scale, scale, 1.0])
@@ -65,32 +53,14 @@ def place_by_outlines(
     by_index = {sight.index: sight for sight in sights}
     for i, asset in enumerate(scene.assets):
         T = T_camera_query @ scene.T_query_asset(i)
-        agreement = 0.0
+        agreed = 0.0
         if i in by_index:
             T = _onto_mask(T, by_index[i])
-            agreement = _agreement(T, by_index[i])
+            agreed = agreement(T, by_index[i])
         T = T_out_camera @ T
         covariance = np.diag([(0.3 * scale_of(T)) ** 2] * 3 + [0.3**2] * 3)
-        objects.append(placed(asset, T, covariance, 0.02 + 0.3 * agreement, metric=scale is not None))
+        objects.append(placed(asset, T, covariance, 0.02 + 0.3 * agreed, metric=scale is not None))
     return tuple(objects)
-
-
-def _sights(scene: Scene, surfaces: Sequence[Surface], view: View) -> list[Sight]:
-    height, width = view.masks.shape
-    focal = width / 2 / np.tan(FIELD_OF_VIEW / 2)
-    assumed = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-    K = view.intrinsics if view.intrinsics is not None else assumed
-    posed = PosedView(view, K, np.eye(4), np.zeros(view.masks.shape, np.float32))
-    sights = []
-    for i, asset in enumerate(scene.assets):
-        v, u = np.nonzero(view.masks == asset.id)
-        if len(u):
-            tangents = np.linalg.solve(K, np.stack([u, v, np.ones(len(u))]))[:2]
-            box = np.concatenate([tangents.min(axis=1), tangents.max(axis=1)])
-            variance = max(float(tangents.var(axis=1).sum()), 1e-8)
-            T = scene.T_query_asset(i)
-            sights.append(Sight(i, surfaces[i], T, tangents.mean(axis=1), variance, box, outline_of(posed, asset.id)))
-    return sights
 
 
 def _rotations(view: View, up: Floats | None) -> Floats:
@@ -104,9 +74,9 @@ def _rotations(view: View, up: Floats | None) -> Floats:
 def _best_pose(sights: Sequence[Sight], rotations: Floats, check: Check) -> Floats:
     """The query's similarity (scale 1) in the camera frame whose outlines agree best: [4, 4]."""
     T = _closed_form(sights, rotations)
-    misfit = np.array([np.mean([np.abs(_box_error(t, s)).mean() + _outside(t, s) for s in sights]) for t in T])
+    misfit = np.array([np.mean([np.abs(box_error(t, s)).mean() + outside(t, s) for s in sights]) for t in T])
     refined = [_refined(T[k], sights, check) for k in np.argsort(misfit)[:REFINED]]
-    final = [np.mean([np.abs(_box_error(t, s)).mean() + _outside(t, s) for s in sights]) for t in refined]
+    final = [np.mean([np.abs(box_error(t, s)).mean() + outside(t, s) for s in sights]) for t in refined]
     return refined[int(np.argmin(final))]
 
 
@@ -134,24 +104,6 @@ def _closed_form(sights: Sequence[Sight], rotations: Floats) -> Floats:
     return T
 
 
-def _project(T: Floats, sight: Sight) -> Floats:
-    at = moved(T[None], sight.surface.points[:SAMPLES])[0]
-    return np.asarray(at[:, :2] / np.maximum(at[:, 2:], 0.05))
-
-
-def _box_error(T_camera_query: Floats, sight: Sight) -> Floats:
-    """Difference of the boxes of outline and mask, in sizes of the mask: [4]."""
-    tangents = _project(T_camera_query @ sight.T_query_asset, sight)
-    box = np.concatenate([tangents.min(axis=0), tangents.max(axis=0)])
-    return np.asarray((box - sight.box) / np.sqrt(12 * sight.variance))
-
-
-def _outside(T_camera_query: Floats, sight: Sight) -> float:
-    """Share of the asset's samples that the mask does not show."""
-    at = moved((T_camera_query @ sight.T_query_asset)[None], sight.surface.points[:SAMPLES])
-    return float((sight.outline.violation(at)[0] > 0).mean())
-
-
 def _refined(T: Floats, sights: Sequence[Sight], check: Check) -> Floats:
     depth = T[2, 3]
 
@@ -163,28 +115,18 @@ def _refined(T: Floats, sights: Sequence[Sight], check: Check) -> Floats:
 
     def misfit(change: Floats) -> Floats:
         check()
-        return np.concatenate([*(_box_error(after(change), sight) for sight in sights), 0.3 * change[:3]])
+        return np.concatenate([*(box_error(after(change), sight) for sight in sights), 0.3 * change[:3]])
 
     return after(least_squares(misfit, np.zeros(6), loss="soft_l1", f_scale=0.1, diff_step=1e-4, max_nfev=20).x)
 
 
 def _onto_mask(T: Floats, sight: Sight) -> Floats:
     """The asset moved sideways until the middle of its outline is the middle of its mask."""
-    tangents = _project(T, sight)
+    tangents = project(T, sight)
     middle = (tangents.min(axis=0) + tangents.max(axis=0)) / 2
     out = T.copy()
     out[:2, 3] += T[2, 3] * ((sight.box[:2] + sight.box[2:]) / 2 - middle)
     return out
-
-
-def _agreement(T: Floats, sight: Sight) -> float:
-    """Overlap of the boxes of outline and mask over their union: 0..1."""
-    tangents = _project(T, sight)
-    low = np.maximum(tangents.min(axis=0), sight.box[:2])
-    high = np.minimum(tangents.max(axis=0), sight.box[2:])
-    both = float(np.prod(np.maximum(high - low, 0)))
-    union = float(np.prod(np.ptp(tangents, axis=0)) + np.prod(sight.box[2:] - sight.box[:2])) - both
-    return both / max(union, 1e-12)
 
 
 def _metres(scene: Scene, sizes: Mapping[str, float]) -> float | None:
