@@ -117,6 +117,7 @@ class Generation(threading.Thread):
         """The thread's body."""
         try:
             stored = self._generate()
+            self._store.document(stored, [k.view for k in self._kept])
             outcome = Outcome(stored, _told(stored, [k.view for k in self._kept]))
         except Cancelled:
             outcome = Outcome(None, f"cancelled while {self.stage.name}", cancelled=True)

@@ -84,6 +84,7 @@ class Pipeline:
         self._client.close()
         self._watch.stop()
         self._generations.destroy()
+        self._store.close()
         self._publisher.destroy()
 
     def update(self, parameters: Parameters) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scenegen.files import list_scenes, mesh_name, new_scene_id, read_scene, refine_scene, write_scene
+from scenegen.documents import document_scene
+from scenegen.files import SceneNotStored, list_scenes, mesh_name, new_scene_id, read_scene, refine_scene, write_scene
 from scenegen.scene import InvalidInput, PlacedObject, Scene, View
 
 
@@ -50,6 +52,7 @@ class SceneStore:
         """
         self._root, self._keep, self._on_problem = Path(root).expanduser(), keep, on_problem
         self._latest: deque[Path] = deque(maxlen=2)
+        self._documents = ThreadPoolExecutor(1, "scenegen documents")
 
     def save(
         self,
@@ -86,6 +89,20 @@ class SceneStore:
         objects = tuple(placed.with_asset(assets[placed.id]) for placed in stored.objects)
         refine_scene(stored.folder, scene, objects)
         return replace(stored, scene=scene, objects=objects, preliminary=False)
+
+    def document(self, stored: StoredScene, views: Sequence[View]) -> None:
+        """Adds the views and a contact sheet to a scene's folder, in a thread: nothing waits for them."""
+        self._documents.submit(self._document, stored, tuple(views))
+
+    def close(self) -> None:
+        """Waits for what is still being added."""
+        self._documents.shutdown()
+
+    def _document(self, stored: StoredScene, views: tuple[View, ...]) -> None:
+        try:
+            document_scene(stored.folder, views, stored.objects)
+        except (SceneNotStored, InvalidInput) as error:
+            self._on_problem(str(error))
 
     def last(self) -> StoredScene | None:
         """The newest readable scene that was placed."""
