@@ -25,7 +25,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
@@ -81,6 +81,7 @@ class Shot:
     topics: set[str] = field(default_factory=lambda: {"image", "masks", "camera_info", "depth", "tf"})
     image: Image = field(default_factory=lambda: image_message(np.full((*SIZE, 3), 90, np.uint8), "rgb8"))
     compressed: CompressedImage | None = None
+    points: PointCloud2 | None = None
     masks: Image = field(default_factory=lambda: image_message(boxes(), "mono8"))
     depth: Image = field(
         default_factory=lambda: image_message(np.where(boxes() > 0, 0.8, 1.0).astype(np.float32), "32FC1")

@@ -51,6 +51,9 @@ def test_a_goal_gives_a_scene_on_every_topic(ros_context: rclpy.Context, tmp_pat
         assert scene.header.frame_id == "map"
         assert 1_000_000_000_000 < scene.header.stamp.sec * 10**9 + scene.header.stamp.nanosec <= r.camera.stamp_ns
         assert [o.id for o in scene.objects] == [1, 2] and all(o.metric for o in scene.objects)
+        for placed in scene.objects:
+            variances = np.linalg.eigvalsh(np.reshape(placed.pose.covariance, (6, 6)))
+            assert variances.min() >= 0 and 0 < variances.max() < 100 and 0 <= placed.confidence <= 1
         assert np.linalg.norm(matrix(scene.objects[0].pose.pose)[:3, 3] - [-0.3, 0, 0.8]) < 0.2
 
         stored = local(scene.uri).parent
@@ -74,6 +77,8 @@ def test_a_goal_gives_a_scene_on_every_topic(ros_context: rclpy.Context, tmp_pat
         for detection, placed in zip(detections.detections, scene.objects, strict=True):
             assert detection.id == str(placed.id) and detection.bbox.size == placed.size
             np.testing.assert_allclose(matrix(detection.bbox.center), matrix(placed.pose.pose), atol=1e-9)
+            np.testing.assert_array_equal(detection.results[0].pose.covariance, placed.pose.covariance)
+            assert detection.results[0].hypothesis.score == pytest.approx(placed.confidence)
         frame = wait_for(lambda: r.ears.frames.get("scenegen/2"), "TF of object 2")
         assert frame.header.frame_id == "map"
         assert frame.transform.translation.x == pytest.approx(scene.objects[1].pose.pose.position.x)

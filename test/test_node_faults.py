@@ -16,7 +16,7 @@ from conftest import own_context, own_domain
 from fault_table import ROWS, Faults, told
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_helpers import BEST_EFFORT, SIZE, Rig, boxes, fast_place, rig, wait_for
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointCloud2
 from serving import StubGenerator, running
 from tf2_msgs.msg import TFMessage
 
@@ -43,6 +43,19 @@ def test_no_publisher_and_one_whose_qos_cannot_match(ros_context: rclpy.Context,
         r.camera.outputs["masks"] = r.camera.create_publisher(Image, "masks", QoSProfile(depth=5))
         r.ears.says("ready: waiting for a goal")
         assert r.ears.generate().success
+
+
+@fault("points that do not fit the image")
+def test_points_that_do_not_fit_the_image(ros_context: rclpy.Context, tmp_path: Path) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", with_depth=False) as r,
+    ):
+        r.camera.outputs["points"] = r.camera.create_publisher(PointCloud2, "points", BEST_EFFORT)
+        shot = copy(r.camera.shot)
+        shot.points, shot.x_m, shot.topics = PointCloud2(height=1, width=5), 1.0, shot.topics | {"points"}
+        r.camera.shot = shot
+        told(r, "points that do not fit the image")
 
 
 @fault("a fixed frame TF does not know")

@@ -97,6 +97,15 @@ def test_a_wrong_token(ros_context: rclpy.Context, tmp_path: Path, quick: None) 
         assert r.ears.generate().success
 
 
+@fault("a server without a segmenter")
+def test_a_server_without_a_segmenter(ros_context: rclpy.Context, tmp_path: Path) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", segmentation="sam2") as r,
+    ):
+        told(r, "a server without a segmenter")
+
+
 @fault("a server that dies at work")
 def test_a_server_killed_in_the_middle_of_a_job(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
     serve = (
