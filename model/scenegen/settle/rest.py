@@ -11,7 +11,7 @@ Knows nothing about files or meshes beyond the corners of each object's hull.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -25,6 +25,11 @@ FRICTION = 0.5
 MARGIN_M = 0.02
 """Contacts are looked for from this distance on."""
 _TOUCHING_M = 3e-4
+_FLAT_M = 1e-6
+"""Lowest corners of one height, as of a foot that stands."""
+_OVERLAP_M = 1e-5
+"""What objects that touch are left with, for MuJoCo does not always find contacts of what is only close (its issue
+2471)."""
 _FALL_M = 0.005
 """How far a free object falls in one step."""
 _MOST_TURN = 0.06
@@ -107,7 +112,7 @@ def _constraints(
 ) -> tuple[Floats, Floats]:
     """How gaps change with the movement, float64 [k, 6n], and the gaps float64 [k]."""
     standing = [_standing(i, shape, T, z) for i, (shape, T, z) in enumerate(zip(shapes, poses, levels_m, strict=True))]
-    every = [contacts, *standing]
+    every = [replace(contacts, gap_m=contacts.gap_m + _OVERLAP_M), *standing]
     first, second, gaps = (np.concatenate([getattr(c, n) for c in every]) for n in ("first", "second", "gap_m"))
     points, normals = (np.concatenate([getattr(c, n) for c in every]) for n in ("point_m", "normal"))
     centres = np.stack([_apply(T, s.centre_m) for T, s in zip(poses, shapes, strict=True)])
@@ -125,7 +130,7 @@ def _standing(number: int, shape: Shape, T: Floats, level_m: float) -> Contacts:
     """Corners of an object that its support must carry, or soon may. first is -1, the support."""
     points = _apply(T, shape.corners_m)
     gap = points[:, 2] - level_m
-    lowest = gap < gap.min() + _TOUCHING_M
+    lowest = gap < gap.min() + _FLAT_M
     outermost = np.unique(np.where(lowest[:, None], points[:, :2] @ _AROUND, -np.inf).argmax(0))  # they say it all
     near = np.flatnonzero(~lowest & (gap < MARGIN_M + _MOST_TURN * shape.radius_m))
     chosen = np.concatenate([outermost, near])
