@@ -19,9 +19,10 @@ from scenegen.client import ServerError
 from scenegen.files import SceneNotStored
 from scenegen.placement import place_scene
 from scenegen.scene import Cancelled, Detail, Floats, InvalidInput, PlacedObject, Progress, Scene, View
+from scenegen_ros.kept_view import KeptView
 from scenegen_ros.scene_store import SceneStore, StoredScene
 from scenegen_ros.segmenting import Segmenter, labelled, labels_of, segmented
-from scenegen_ros.view_collector import KeptView, ViewCollector
+from scenegen_ros.view_collector import ViewCollector
 
 _POLL_S = 0.05
 GENERATED = 0.9

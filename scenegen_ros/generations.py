@@ -19,6 +19,7 @@ from scenegen.scene import InvalidInput
 from scenegen_ros.action import GenerateScene
 from scenegen_ros.diagnostics import Level, Problems, Status
 from scenegen_ros.generation import Generation, Goal, Outcome, Stage
+from scenegen_ros.kept_view import KeptView
 from scenegen_ros.scene_messages import scene_message
 from scenegen_ros.scene_publisher import ScenePublisher
 from scenegen_ros.scene_store import SceneStore
@@ -231,7 +232,8 @@ class Generations:
         except InvalidInput as error:
             response.success, response.message = False, f"{error}; {self._waiting_for()}"
         else:
-            response.success, response.message = True, f"kept a view of instances {sorted(kept.ids)}"
+            known_as = f", which its masks call {_names(kept)}" if kept.common else ""
+            response.success, response.message = True, f"kept a view of instances {sorted(kept.ids)}{known_as}"
         response.views = self._collector.count
         return response
 
@@ -239,3 +241,9 @@ class Generations:
         response.views = self._collector.clear()
         response.success, response.message = True, f"dropped {response.views} views"
         return response
+
+
+def _names(kept: KeptView) -> str:
+    """What a view's own masks call the objects in it, in the order of the objects' ids."""
+    own = {i: name for name, several in kept.common.items() for i in several}
+    return str([own[i] for i in sorted(kept.ids)])

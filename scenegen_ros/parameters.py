@@ -94,6 +94,13 @@ class Parameters:
         choices=("auto", "always", "never"),
         read_only=True,
     )
+    association: str = _row(
+        "id",
+        "What makes instances of several views one object: id (the segmentation's ids mean the same in every image) or "
+        "overlap (they number each image for itself; objects are told by the space they take up, which needs depth).",
+        choices=("id", "overlap"),
+        read_only=True,
+    )
     queue_size: int = _row(
         30,
         "Messages per topic that wait for partners of the same stamp; at 30 Hz, 30 allow a segmentation 1 s late "

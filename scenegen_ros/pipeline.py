@@ -19,6 +19,7 @@ from scenegen.scene import Floats, InvalidInput
 from scenegen_ros.diagnostics import Problems, Status, lacking_of
 from scenegen_ros.generations import Generations
 from scenegen_ros.inputs import Inputs, decode_set
+from scenegen_ros.instances_publisher import InstancesPublisher
 from scenegen_ros.pairing import Message
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.rectification import wants_rectifying
@@ -47,6 +48,9 @@ class Pipeline:
         self._collector = ViewCollector(
             parameters, decode, self._lookup, self._notice, lambda stamp_ns: self._transforms.jumped_back(stamp_ns)
         )
+        self._instances = InstancesPublisher(node) if parameters.association == "overlap" else None
+        if self._instances is not None:
+            self._collector.on_common_ids = self._instances.publish
         self._publisher = ScenePublisher(node, self._notice)
         self._generations = Generations(
             node, self._collector, self._client, self._store, self._publisher, self.waiting_for, problems
@@ -86,6 +90,8 @@ class Pipeline:
         self._generations.destroy()
         self._store.close()
         self._publisher.destroy()
+        if self._instances is not None:
+            self._instances.destroy()
 
     def update(self, parameters: Parameters) -> None:
         """Takes over parameters that were set while the node runs."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from scenegen.prompts import PromptedView, of_one_numbering
 from scenegen.scene import InvalidInput, Progress, Scene, View
-from scenegen_ros.view_collector import KeptView
+from scenegen_ros.kept_view import KeptView
 
 
 class Segmenter(Protocol):

@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scenegen.scene import Floats, InvalidInput, View
+from scenegen_ros.identities import Identities
+from scenegen_ros.kept_view import KeptView
 from scenegen_ros.pairing import Message, MessageSet, Pairer, TimeJumpedBack
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.transforms import TransformError
-from scenegen_ros.view_choice import SHARPER, Aim, differences, missed, motion, sharpness
+from scenegen_ros.view_choice import SHARPER, Aim, differences, missed, motion
 
 CAPTURE_AGE_S = 2.0
 """A set older than this is not "now" any more: capture() refuses it."""
@@ -32,23 +34,6 @@ COMPARISONS = 20
 
 PLACES = 128
 """Places that views were kept from and that are remembered when the views are gone, for what stays to cover them."""
-
-
-@dataclass(frozen=True, eq=False)
-class KeptView:
-    """A view, the camera frame it came from, the ids it sees, where it looks (None without TF), and how sharp it is."""
-
-    view: View
-    frame_id: str
-    ids: frozenset[int]
-    aim: Aim | None
-    sharpness: float
-
-    @staticmethod
-    def of(view: View, frame_id: str) -> KeptView:
-        """A view that has its camera pose where there is one."""
-        aim = None if view.T_world_camera is None else Aim.of(view, view.T_world_camera)
-        return KeptView(view, frame_id, frozenset(view.instance_ids), aim, sharpness(view))
 
 
 @dataclass(frozen=True)
@@ -87,6 +72,7 @@ class ViewCollector:
         self._pending: deque[tuple[MessageSet, float]] = deque(maxlen=parameters.queue_size)
         self._latest: _Placed | None = None
         self._views: list[KeptView] = []
+        self._identities = Identities()
         self._seen: deque[Aim] = deque(maxlen=PLACES)
         self._compared: Counter[int] = Counter()
         self._compared_s = -np.inf
@@ -94,6 +80,8 @@ class ViewCollector:
         self._passed: Counter[str] = Counter()
         self.partners: tuple[str, ...] = ("image", "camera_info")
         """What a set needs besides masks; with "depth" where depth is used."""
+        self.on_common_ids: Callable[[KeptView], None] = lambda kept: None
+        """Called with each newly kept view whose ids were made common."""
         self.paired = 0
         self.kept_ever = 0
         self.problem = ""
@@ -181,6 +169,7 @@ class ViewCollector:
             dropped = len(self._views)
             self._views.clear()
             self._seen.clear()
+            self._identities.clear()
             self._compared.clear()
             self._pairer.clear()
             self._pending.clear()
@@ -228,7 +217,7 @@ class ViewCollector:
             return
         self.problem = ""
         self._compared[near[0].view.stamp_ns] += 1
-        if kept.sharpness > SHARPER * near[0].sharpness and kept.ids >= near[0].ids:
+        if kept.sharpness > SHARPER * near[0].sharpness and len(kept.ids) >= len(near[0].common or near[0].ids):
             self._keep(kept, instead_of=near[0])
         else:
             self._passed["the camera had not moved"] += 1
@@ -249,6 +238,8 @@ class ViewCollector:
             kept = KeptView.of(view, placed.messages.frame_id)
             if not kept.ids:
                 raise InvalidInput("masks hold no instance, every pixel is 0: does the segmentation find anything?")
+            if self._by_overlap:
+                self._identities.check(view)
         except InvalidInput as error:
             self._lost[f"unusable {str(error).split(' ')[0]}"] += 1
             self._problem(str(error))
@@ -256,20 +247,32 @@ class ViewCollector:
         return kept
 
     def _keep(self, kept: KeptView, instead_of: KeptView | None = None) -> KeptView:
+        self._views.append(kept)
+        gone = []
         if instead_of is None:
             self.kept_ever += 1
         else:
-            self._views.remove(instead_of)
             newer = "a sharper" if kept.sharpness > SHARPER * instead_of.sharpness else "a newer"
             self._passed[f"replaced by {newer} one from there"] += 1
-        self._views.append(kept)
+            gone.append(instead_of.view.stamp_ns)
+        if self._by_overlap:  # before a view goes: it may be the only one that knows an object's id
+            self._views = self._identities.named(self._views)
+        self._views = [k for k in self._views if k.view.stamp_ns not in gone]
+        [kept] = [k for k in self._views if k.view.stamp_ns == kept.view.stamp_ns]
         self._remember(kept.aim)
         while len(self._views) > self.parameters.max_views:
             self._views.remove(self._most_redundant())
             self._passed["redundant among max_views"] += 1
         self._compared = Counter({k.view.stamp_ns: self._compared[k.view.stamp_ns] for k in self._views})
         self.problem = ""
+        if self._by_overlap and kept.common:
+            self.on_common_ids(kept)
         return kept
+
+    @property
+    def _by_overlap(self) -> bool:
+        """Whether ids must be made common; a view without a fixed frame stands alone."""
+        return self.parameters.association == "overlap" and bool(self.parameters.fixed_frame)
 
     def _newest_ns(self) -> int:
         return max((kept.view.stamp_ns for kept in self._views), default=0)

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
-from ros_helpers import BEST_EFFORT, SIZE, Rig, boxes, rig, wait_for
-from sensor_msgs.msg import PointCloud2
+from ros_helpers import BEST_EFFORT, LATCHED, SIZE, Rig, boxes, rig, wait_for
+from sensor_msgs.msg import Image, PointCloud2
 from serving import StubGenerator, running
 from test_points import cloud
 from test_rectification import camera_info
 
-from scenegen_ros.srv import Clear
+from scenegen_ros.conversions import decode_masks, image_message
+from scenegen_ros.srv import Capture, Clear
 
 pytestmark = pytest.mark.usefixtures("quick")
 INTRINSICS = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
@@ -80,3 +81,26 @@ def test_a_lens_is_undone_unless_told_otherwise(ros_context: rclpy.Context, tmp_
                 r.ears.says("waiting for views", "distortion_model 'whatever', known are plumb_bob", "rectify to never")
             else:
                 r.ears.says("2 kept", stage="views")
+
+
+def test_ids_that_number_each_image_for_itself_are_made_common(ros_context: rclpy.Context, tmp_path: Path) -> None:
+    with (
+        running(StubGenerator(), tmp_path / "s") as server,
+        rig(ros_context, server, tmp_path / "scenes", association="overlap") as r,
+    ):
+        heard: list[Image] = []
+        r.ears.create_subscription(Image, "scenegen/instances", heard.append, LATCHED)
+        r.ears.says("1 kept", stage="views")
+        with r.camera.ticking:  # 16 cm to the left, where things are 12 pixels further right and have other ids
+            moved = np.roll(boxes((2, 1)), 12, axis=1)
+            r.camera.shot.x_m = -0.16
+            r.camera.shot.masks = image_message(moved, "mono8")
+            r.camera.shot.depth = image_message(np.where(moved > 0, 0.8, 1.0).astype(np.float32), "32FC1")
+        r.ears.says("2 kept", stage="views")
+        wait_for(lambda: len(heard) > 1, "~/instances of both views")
+        np.testing.assert_array_equal(decode_masks(heard[-1]) > 0, moved > 0)
+        np.testing.assert_array_equal(decode_masks(heard[-1])[moved > 0], 3 - moved[moved > 0].astype(int))
+        result = r.ears.generate(ids=[1], views=2)
+        assert result.success and [o.id for o in result.scene.objects] == [1]
+        answer = r.ears.call(r.ears.capture, Capture.Request()).message
+        assert answer == "kept a view of instances [1, 2], which its masks call [2, 1]"
