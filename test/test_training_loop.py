@@ -21,7 +21,7 @@ from scenegen.cli import main
 from scenegen.generator.checkpoints import save_model, save_pipeline
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.scene import InvalidInput
-from scenegen.training.distributed import Group
+from scenegen.training.distributed import Group, own_device
 from scenegen.training.events import EventFile, checksum
 from scenegen.training.initial import start_from_trellis
 from scenegen.training.loop import Schedule, load_average, run
@@ -106,7 +106,9 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_parts_that_processes_cannot_share_are_refused() -> None:
+def test_parts_that_processes_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert (own_device("cuda"), own_device("cuda:0"), own_device("cpu")) == ("cuda:3", "cuda:0", "cpu")
     assert [list(Group(rank, 2, "cpu").share(4)) for rank in range(2)] == [[0, 1], [2, 3]]
     with pytest.raises(InvalidInput, match="3 parts"):
         Group(0, 2, "cpu").share(3)

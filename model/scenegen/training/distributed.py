@@ -67,15 +67,21 @@ class Group:
             dist.barrier()
 
 
+def own_device(device: str) -> str:
+    """The device of this process: with "cuda" under torchrun, each has the GPU of its own number."""
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return device
+
+
 @contextmanager
 def processes(device: str) -> Iterator[Group]:
     """The group that torchrun started this process in, or this process alone."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    size, rank, device = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0")), own_device(device)
     if size == 1:
         yield Group(0, 1, device)
         return
     if torch.device(device).type == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     joined_here = not dist.is_initialized()
     if joined_here:

@@ -32,8 +32,8 @@ from scenegen.generator.structure.surface import corner_distances, surface_voxel
 from scenegen.synthetic.objects import ProceduralObject, make_object
 from scenegen.training.latent_truth import corner_truth, feet, structure_of, views_of
 
-OBJECTS_PER_STEP = 5
-BOXES_PER_OBJECT = 4
+OBJECTS_PER_STEP = 4
+BOXES_PER_OBJECT = 3
 BOX = 2
 """Voxels of a step are those within so many of a random one: detail is local, and whole objects are too much work.
 
@@ -43,6 +43,8 @@ OBJECTS = 256
 """Random objects that are learned from; a step also shuffles their colour channels."""
 WEIGHTS = {"distance": 1.0, "colour": 2.0, "quiet": 0.01, "kl": 1e-3}
 WEIGHTS |= {"near": 1.0, "splat_colour": 1.0, "flat": 0.2, "size": 0.1, "opacity": 0.1}
+COLOURS = 3
+"""Of a voxel's features, the last."""
 FIRST_LOG_VARIANCE = -5.0
 """Of latents, where training starts."""
 COLOUR_REACH = 0.75
@@ -86,12 +88,27 @@ class LatentVAE(nn.Module):
         self.encoder = SLatEncoder(**encoder)
         self.mesh_decoder = SLatMeshDecoder(**mesh_decoder)
         self.gaussian_decoder = SLatGaussianDecoder(**gaussian_decoder)
-        for layer in (self.mesh_decoder.out_layer, self.gaussian_decoder.out_layer):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-        # with the noise that a variance of 1 gives, nothing comes through for the first hundreds of steps
-        latents = self.encoder.out_layer.out_features // 2
-        nn.init.constant_(self.encoder.out_layer.bias[latents:], FIRST_LOG_VARIANCE)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """A start from which colours come through at once; the usual one takes hundreds of steps to let them.
+
+        Transformer blocks do nothing yet, so that both ways are linear; colours, 3 of many features, are as loud as all
+        others together; latents have little noise.
+        """
+        for part in (self.encoder, self.mesh_decoder, self.gaussian_decoder):
+            for block in part.blocks:
+                for layer in (block.attn.to_out, block.mlp.mlp[2]):
+                    nn.init.zeros_(layer.weight)
+                    nn.init.zeros_(layer.bias)
+        weight = self.encoder.input_layer.weight
+        nn.init.normal_(weight[:, :-COLOURS], std=0.3 * weight.shape[1] ** -0.5)
+        nn.init.normal_(weight[:, -COLOURS:], std=0.5)
+        nn.init.constant_(self.encoder.out_layer.bias[self.encoder.out_layer.out_features // 2 :], FIRST_LOG_VARIANCE)
+        for out in (self.mesh_decoder.out_layer, self.gaussian_decoder.out_layer):
+            nn.init.normal_(out.weight, std=0.02)
+            nn.init.zeros_(out.bias)
 
     @property
     def resolution(self) -> int:
@@ -235,7 +252,7 @@ def parts_of(item: Surfaced, rng: np.random.Generator) -> Surfaced:
     kept = (np.abs(item.coords[:, None] - middles).max(-1) <= BOX).any(1)
     features = item.features[torch.from_numpy(kept).to(item.features.device)]
     order = rng.permutation(3)
-    features = torch.cat([features[:, :-3], features[:, -3:][:, torch.from_numpy(order)]], dim=1)
+    features = torch.cat([features[:, :-COLOURS], features[:, -COLOURS:][:, torch.from_numpy(order)]], dim=1)
     return Surfaced(recoloured(item.made, order), item.coords[kept], features, item.structure)
 
 

@@ -133,6 +133,24 @@ class LatentStage:
         return tints.unflatten(0, (len(voxels), -1)).mean((1, 2))
 
 
+@torch.no_grad()
+def start_from_nothing(flow: SLatFlowModel) -> None:
+    """Xavier weights, zero gates and zero output: the first answer is the mean of all latents, and only the
+
+    cross-attentions act, as where the structure flow starts.
+    """
+    for name, module in flow.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        if "adaLN_modulation" in name or "emb_layers" in name or name == "out_layer":
+            nn.init.zeros_(module.weight)
+        elif name.startswith("t_embedder"):
+            nn.init.normal_(module.weight, std=0.02)
+        else:
+            nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
 def _some_blocks(coords: NDArray[np.int64], side: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Which voxels [V, 3] lie in the first of all blocks of ``side``^3, in random order, to hold enough of them."""
     _, block = np.unique(coords // side @ [1 << 20, 1 << 10, 1], return_inverse=True)

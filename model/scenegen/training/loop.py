@@ -223,7 +223,7 @@ def _resume(
 ) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     try:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
@@ -242,6 +242,6 @@ def load_average(folder: Path, model: nn.Module) -> nn.Module:
     if not path.exists():
         raise InvalidInput(f"{path} does not exist: train that stage first (scenegen train --help lists the order)")
     average = torch.optim.swa_utils.AveragedModel(model)
-    average.load_state_dict(torch.load(path, weights_only=True)["average"])
+    average.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["average"])
     model.load_state_dict(average.module.state_dict())
     return model.eval()

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
 from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.encoders.dinov2 import ImageEncoder
@@ -17,11 +15,12 @@ from scenegen.generator.latents.normalisation import LatentNormalisation
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.initialise import initialise_from_scratch
 from scenegen.generator.structure.readout import ConditionReadout
+from scenegen.training.distributed import own_device
 from scenegen.training.encoders import EncoderPretraining, EncoderStage
 from scenegen.training.encoders import initialise_from_scratch as initialise_encoders
 from scenegen.training.initial import start_from_trellis
 from scenegen.training.latent_vae import LatentVAE, LatentVAEStage
-from scenegen.training.latents import LatentStage
+from scenegen.training.latents import LatentStage, start_from_nothing
 from scenegen.training.loop import Schedule, Stage, load_average, run
 from scenegen.training.shards import Samples
 from scenegen.training.structure import StructureStage
@@ -49,6 +48,7 @@ def train(
     start_from_trellis. Raises InvalidInput when data or an earlier stage is missing.
     """
     stage: Stage
+    device = own_device(device)
     if name == "structure-vae":
         grids = (object_grids(seeds, config["resolution"]) for seeds in (VAE_OBJECTS, VAE_HELD_OUT))
         run(StructureVAEStage(_vae(config), *grids), schedule, runs / name, device=device)
@@ -139,10 +139,9 @@ def _latent_vae(config: Config, image_encoder: ImageEncoder) -> LatentVAE:
 
 
 def latent_flow(config: Config) -> SLatFlowModel:
-    """The flow over structured latents as training starts: its first answer is zero, the mean of all latents."""
+    """The flow over structured latents as training starts."""
     flow = SLatFlowModel(**config["latent_flow"])
-    nn.init.zeros_(flow.out_layer.weight)
-    nn.init.zeros_(flow.out_layer.bias)
+    start_from_nothing(flow)
     return flow
 
 
