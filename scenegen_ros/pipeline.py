@@ -17,6 +17,7 @@ from rclpy.timer import Timer
 from scenegen.client import SceneClient
 from scenegen.scene import Floats, InvalidInput
 from scenegen_ros.diagnostics import Problems, Status, lacking_of
+from scenegen_ros.export_service import ExportService
 from scenegen_ros.generations import Generations
 from scenegen_ros.inputs import Inputs, decode_set
 from scenegen_ros.instances_publisher import InstancesPublisher
@@ -55,6 +56,7 @@ class Pipeline:
         self._generations = Generations(
             node, self._collector, self._client, self._store, self._publisher, self.waiting_for, problems
         )
+        self._exports = ExportService(node, self._find)
         self._watch = ServerWatch(self._client, address, segmenter=parameters.segmentation == "sam2")
         self._inputs: Inputs | None = None
         self._timer: Timer | None = None
@@ -88,10 +90,19 @@ class Pipeline:
         self._client.close()
         self._watch.stop()
         self._generations.destroy()
+        self._exports.destroy()
         self._store.close()
         self._publisher.destroy()
         if self._instances is not None:
             self._instances.destroy()
+
+    def _find(self, scene_id: str) -> Path:
+        """The folder of a kept scene; "" is the one announced last."""
+        if scene_id:
+            return self._store.find(scene_id)
+        if (current := self._publisher.current) is None:
+            raise InvalidInput("no scene was announced yet: generate one, or name one that is kept in output_dir")
+        return current.folder
 
     def update(self, parameters: Parameters) -> None:
         """Takes over parameters that were set while the node runs."""

@@ -104,6 +104,14 @@ class SceneStore:
         except (SceneNotStored, InvalidInput) as error:
             self._on_problem(str(error))
 
+    def find(self, scene_id: str) -> Path:
+        """The folder of a scene that is kept. InvalidInput, naming the newest, when there is none of this id."""
+        folders = {folder.name: folder for folder in list_scenes(self._root)}
+        if scene_id not in folders:
+            newest = ", ".join(list(folders)[:3])
+            raise InvalidInput(f"no scene '{scene_id}' is kept in {self._root}; the newest are {newest or 'none'}")
+        return folders[scene_id]
+
     def last(self) -> StoredScene | None:
         """The newest readable scene that was placed."""
         for folder in list_scenes(self._root):
