@@ -43,6 +43,7 @@ from scenegen_ros.srv import Capture, Clear
 # What a person reads once a second, a test need not wait for.
 node._DIAGNOSTICS_S = 0.2
 diagnostics.SILENT_S = 0.7
+diagnostics._NEXT_LINE_S = 0.2
 server_watch._PERIOD_READY_S = server_watch._PERIOD_WAITING_S = 0.2
 
 WAIT_S = 60.0

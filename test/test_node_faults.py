@@ -5,6 +5,7 @@ The faults of the camera come one by one to one node, as they would. Messages: d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
@@ -46,7 +47,9 @@ def test_no_publisher_and_one_whose_qos_cannot_match(ros_context: rclpy.Context,
 
 
 @fault("points that do not fit the image")
-def test_points_that_do_not_fit_the_image(ros_context: rclpy.Context, tmp_path: Path) -> None:
+def test_points_that_do_not_fit_the_image(
+    ros_context: rclpy.Context, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with (
         running(StubGenerator(), tmp_path / "s") as server,
         rig(ros_context, server, tmp_path / "scenes", with_depth=False) as r,
@@ -56,6 +59,14 @@ def test_points_that_do_not_fit_the_image(ros_context: rclpy.Context, tmp_path: 
         shot.points, shot.x_m, shot.topics = PointCloud2(height=1, width=5), 1.0, shot.topics | {"points"}
         r.camera.shot = shot
         told(r, "points that do not fit the image")
+        said = ""
+
+        def logged() -> re.Match[str] | None:
+            nonlocal said
+            said += capfd.readouterr().err
+            return re.search(r"\[WARN\].*: waiting for views: .* points is unorganised.*\[image: .* Hz", said)
+
+        wait_for(logged, "the same in one line of the log")
 
 
 @fault("a fixed frame TF does not know")
