@@ -220,6 +220,35 @@ def test_meshes_without_colours_take_those_of_the_gaussians(tmp_path: Path, monk
     assert asset.detail == "textured" and texture(asset).std() > 1
 
 
+def test_latents_on_the_surface_of_a_solid_correct_its_own_distances(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solid = tmp_path / "solid"
+    shutil.copytree(folder, solid)
+    save_pipeline(solid, LATENT_PIPELINE | {"latent_voxels": "surface"})
+    model = with_round_structures(SceneGen.from_pretrained(solid), monkeypatch)
+    decode = model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda latent: 8 * decode(latent))  # as sharp as trained ones
+    assert model.latents is not None
+    said = model.latents.mesh_decoder.out_layer
+    radius = []
+    for correction in (0.0, 0.25):  # in voxels, outwards is positive: the surface moves in
+        with torch.no_grad():
+            said.weight[:53] = 0
+            said.bias[:8] = correction + 1 / 32  # which the extraction takes off
+        (asset,) = model.generate([drawn_view()], ids=[5]).assets
+        assert asset.detail == "textured" and texture(asset).std() > 1
+        distances = np.linalg.norm(asset.mesh.vertices, axis=1)
+        radius.append(distances.mean())
+        assert distances.min() > 0.7 * radius[-1], "nothing within"
+    assert 1.2 / 8 < radius[0] < 2.2 / 8, "the structure's own ball"
+    assert radius[0] - radius[1] == pytest.approx(0.25 / 8, abs=0.15 / 8)
+
+    save_pipeline(solid, LATENT_PIPELINE | {"latent_voxels": "everywhere"})
+    with pytest.raises(InvalidInput, match="latent_voxels 'everywhere' must be"):
+        SceneGen.from_pretrained(solid)
+
+
 def test_latent_models_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
