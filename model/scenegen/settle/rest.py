@@ -36,6 +36,8 @@ _MOST_TURN = 0.06
 """Radians in one step: what linearised gaps are good for."""
 _STILL_M = 3e-6
 _STEPS = 400
+_DEEP_M, _TRIES = 1e-4, 60
+"""What is left of penetrations, and how often they are undone before that is enough."""
 _SOFTNESS = 1e-7
 _AROUND = np.stack([np.cos(np.arange(12) * np.pi / 6), np.sin(np.arange(12) * np.pi / 6)])
 _UP = np.array([0.0, 0.0, 1.0])
@@ -57,17 +59,21 @@ class Shape:
 
 
 def separate(shapes: Sequence[Shape], poses: Floats, levels_m: Floats, touch: Touch) -> Floats:
-    """Poses float64 [n, 4, 4] without penetrations, moved as little as that takes, all objects alike.
+    """Poses float64 [n, 4, 4] without penetrations, shifted as little as that takes, all objects alike.
 
-    levels_m: float64 [n], height of the level support under each object. What cannot be undone (an object caught in
+    levels_m: float64 [n], height of the level support under each object. Nothing turns: that is for weights to do,
+    while a few contact points of a deep penetration say little about turns. What cannot be undone (an object caught in
     another) is left, as small as it gets.
     """
-    size = _size(shapes)
-    for _ in range(60):
+    number = len(shapes)
+    for _ in range(_TRIES):
         rows, gaps = _constraints(shapes, poses, levels_m, touch.contacts(poses), friction=0.0)
-        if gaps.min() > -1e-4:
+        if gaps.min() > -_DEEP_M:
             break
-        poses = _moved(shapes, poses, _step(rows, gaps, size, np.zeros(len(size))))
+        shifts = rows.reshape(-1, number, 6)[:, :, :3].reshape(-1, 3 * number)
+        step = _step(shifts, gaps, np.ones(3 * number), np.zeros(3 * number))
+        poses = poses.copy()
+        poses[:, :3, 3] += step.reshape(number, 3)
     return poses
 
 
