@@ -27,7 +27,7 @@ from scenegen.synthetic import camera_path, make_scene
 from scenegen.synthetic.depth_noise import sensed
 from scenegen.synthetic.rendering import render_views
 
-FAULTS = ("ids alone", "split", "merged", "left out", "TF", "all")
+FAULTS = ("ids alone", "split", "merged", "left out", "glass", "TF", "all")
 _COUNTED_PIXELS = 100
 TF_ERROR = (0.004, np.deg2rad(0.4))
 
@@ -46,11 +46,17 @@ def truth(seed: int, count: int) -> list[View]:
 
 
 def spoiled(views: list[View], fault: str, rng: np.random.Generator) -> list[View]:
-    """The views with faults: half of them are split or merged, a quarter of their objects left out."""
+    """The views with faults: one in four is split, one in four merged, a quarter of the objects left out.
+
+    glass: the object of the largest id has no reading of depth in any view.
+    """
     out = []
+    glass = max(i for view in views for i in view.instance_ids)
     for v, view in enumerate(views):
-        masks, T = view.masks.copy(), view.T_world_camera
-        assert T is not None
+        masks, depth_m, T = view.masks.copy(), view.depth_m, view.T_world_camera
+        assert T is not None and depth_m is not None
+        if fault == "glass":
+            depth_m = np.where(masks == glass, np.float32(0), depth_m)
         if fault in ("left out", "all"):
             for i in np.unique(masks[masks > 0]):
                 if rng.uniform() < 0.25 and len(np.unique(masks[masks > 0])) > 1:
@@ -66,7 +72,7 @@ def spoiled(views: list[View], fault: str, rng: np.random.Generator) -> list[Vie
         ids = np.unique(masks[masks > 0])
         names = np.zeros(int(masks.max(initial=0)) + 1, np.int32)
         names[ids] = rng.permutation(np.arange(1, len(ids) + 1))
-        out.append(replace(view, masks=names[masks], T_world_camera=T))
+        out.append(replace(view, masks=names[masks], depth_m=depth_m, T_world_camera=T))
     return out
 
 

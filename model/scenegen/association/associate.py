@@ -11,12 +11,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from scenegen.association.grouping import apart_of, grouped, holders_of, merged_of
-from scenegen.association.measured import Masks, Measured
+from scenegen.association.measured import MIN_PIXELS, Masks, Measured
 from scenegen.association.overlaps import Instances, Overlaps
 from scenegen.scene import View
-
-_MIN_PIXELS = 50
-"""An instance of fewer pixels that belongs to no other is a crumb, and becomes background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +81,7 @@ def _names(
             given.add(name)
     taken |= given
     for g in sorted((g for g in pixels if g not in names), key=lambda g: -pixels[g]):
-        if pixels[g] < _MIN_PIXELS and not any(g in found for found in divided.values()):
+        if pixels[g] < MIN_PIXELS and not any(g in found for found in divided.values()):
             continue
         own = largest[g][1]
         names[g] = own if own not in taken else next(k for k in range(1, 2**31 - 1) if k not in taken)

@@ -96,7 +96,25 @@ def _evidence(instances: Instances, overlaps: Overlaps, share: Floats) -> Floats
     both = np.fmax(share, share.T)
     counted = np.where(np.isnan(share), 0, overlaps.seen[:, instances.view])
     amount = np.minimum(np.maximum(counted, counted.T), 100) / 50
-    return np.where(np.isnan(both), 0.0, (np.nan_to_num(both) - _SAME) * amount)
+    return np.where(np.isnan(both), 0.0, (np.nan_to_num(both) - _SAME) * amount) + _met(instances)
+
+
+def _met(instances: Instances) -> Floats:
+    """float [n, n]: the same for instances without depth, by how near the rays through their middles come together.
+
+    1 where they meet, 0 half of the instances' radius off, at worst -1; 0 for all other pairs.
+    """
+    weight = np.zeros((len(instances), len(instances)))
+    blind = np.flatnonzero(instances.blind)
+    for a, b in [(a, b) for a in blind for b in blind if a < b and instances.view[a] != instances.view[b]]:
+        rays, between = np.stack([instances.ray[a], -instances.ray[b]], axis=1), instances.eye[b] - instances.eye[a]
+        along = np.linalg.lstsq(rays, between, rcond=None)[0]
+        if (along <= 0).any():
+            continue
+        off = np.linalg.norm(rays @ along - between)
+        allowed = 0.25 * float(along @ instances.radius[[a, b]])
+        weight[a, b] = weight[b, a] = np.clip(1 - off / allowed, -1, 1)
+    return weight
 
 
 def _confirmed(i: int, group: NDArray[np.int64], instances: Instances, overlaps: Overlaps) -> bool:
@@ -106,6 +124,8 @@ def _confirmed(i: int, group: NDArray[np.int64], instances: Instances, overlaps:
     on, against = overlaps.on[i, fellows].sum(), overlaps.against[i, views].sum()
     back = overlaps.on[fellows, i].sum()
     looked = overlaps.seen[i, views].sum() + against
+    if instances.blind[i]:
+        return True
     if looked < MIN_POINTS:
         return not fellows.any() or back >= MIN_POINTS
     return bool(on >= _RESIDUAL * looked or back >= _RESIDUAL * overlaps.seen[fellows, instances.view[i]].sum() > 0)

@@ -14,6 +14,8 @@ Masks = NDArray[np.int32]
 
 MIN_POINTS = 8
 """Fewer points of an instance than this say nothing."""
+MIN_PIXELS = 50
+"""An instance of fewer pixels that belongs to no other is a crumb, and becomes background."""
 _POINTS = 1500
 
 
@@ -21,7 +23,8 @@ _POINTS = 1500
 class Measured:
     """What is needed of one view, made once for all the calls that it goes through.
 
-    ids, pixels: of its instances. points: world, metres, [k, 3] for each. labels: int32 [H, W], place in ids + 1.
+    ids, pixels: of its instances. points: world, metres, [k, 3] for each. rays: float64 [n, 3] world, unit, through the
+    middles of their masks. labels: int32 [H, W], place in ids + 1.
     depth: float64 [H, W], metres; 0 is no reading. usable: bool [H, W], readings away from depth's jumps.
     """
 
@@ -29,6 +32,7 @@ class Measured:
     ids: tuple[int, ...]
     pixels: tuple[int, ...]
     points: tuple[Floats, ...]
+    rays: Floats
     labels: Masks
     depth: Floats
     usable: NDArray[np.bool_]
@@ -50,15 +54,19 @@ class Measured:
         ids = np.array(view.instance_ids, int)
         labels = (np.searchsorted(ids, view.masks) + 1).astype(np.int32)
         labels[view.masks <= 0] = 0
-        pixels, points = [], []
+        pixels, points, middles = [], [], []
         for k, window in enumerate(ndimage.find_objects(labels)):
             mask = labels[window] == k + 1
             v, u = np.nonzero(usable[window] & _core(mask))
             chosen = np.random.default_rng(k).permutation(len(u))[:_POINTS]
             v, u = v[chosen] + window[0].start, u[chosen] + window[1].start
             pixels.append(int(mask.sum()))
+            down, right = (place.mean() for place in np.nonzero(mask))
+            middles.append([right + window[1].start, down + window[0].start, 1.0])
             points.append(_points(u, v, depth[v, u], K, T))
-        return Measured(view, tuple(ids.tolist()), tuple(pixels), tuple(points), labels, depth, usable, K, T)
+        rays = np.array(middles).reshape(-1, 3) @ np.linalg.inv(K).T @ T[:3, :3].T
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        return Measured(view, tuple(ids.tolist()), tuple(pixels), tuple(points), rays, labels, depth, usable, K, T)
 
 
 def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scenegen.association.measured import MIN_POINTS, Masks, Measured
+from scenegen.association.measured import MIN_PIXELS, MIN_POINTS, Masks, Measured
 from scenegen.scene import Floats
 
 _VOTING_POINTS = 400
@@ -26,7 +26,9 @@ _AROUND = np.indices((3, 3)).reshape(2, 1, 9) - 1
 class Instances:
     """Every instance of every view, numbered through. view, id, pixels: int [n]. points: world, metres, [k, 3] each.
 
-    first: int [views], the number of each view's first instance.
+    first: int [views], the number of each view's first instance. eye, ray: float64 [n, 3] world, where it was seen from
+    and the direction of its middle. radius: float64 [n], of a disc of its pixels, at one metre. blind: bool [n], hardly
+    a reading of depth is on it: glass, black.
     """
 
     view: NDArray[np.int64]
@@ -34,17 +36,28 @@ class Instances:
     pixels: NDArray[np.int64]
     points: list[Floats]
     first: NDArray[np.int64]
+    eye: Floats
+    ray: Floats
+    radius: Floats
+    blind: NDArray[np.bool_]
 
     @staticmethod
     def of(views: Sequence[Measured]) -> Instances:
         """The instances of the views."""
         counts = [len(view.ids) for view in views]
+        pixels = np.array([n for view in views for n in view.pixels], int)
+        points = [points for view in views for points in view.points]
+        focal = np.repeat([view.intrinsics[0, 0] for view in views], counts)
         return Instances(
             np.repeat(np.arange(len(views)), counts),
             np.array([i for view in views for i in view.ids], int),
-            np.array([n for view in views for n in view.pixels], int),
-            [points for view in views for points in view.points],
+            pixels,
+            points,
             np.cumsum([0, *counts])[:-1],
+            np.repeat([view.T_world_camera[:3, 3] for view in views], counts, axis=0),
+            np.concatenate([np.zeros((0, 3)), *(view.rays for view in views)]),
+            np.sqrt(pixels / np.pi) / focal,
+            np.array([len(p) < MIN_POINTS for p in points], bool) & (pixels >= MIN_PIXELS),
         )
 
     def __len__(self) -> int:
