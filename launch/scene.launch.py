@@ -73,12 +73,21 @@ ARGUMENTS = [
         default_value=str(SHARE / "config" / "scenegen.yaml"),
         description="Parameters of the node. What is given here goes before it; server and use_sim_time always do.",
     ),
+    DeclareLaunchArgument(
+        "viewer",
+        default_value="false",
+        choices=["true", "false"],
+        description="Serve a live page of the scene on http://127.0.0.1:8080, for a browser.",
+    ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Open RViz."),
     DeclareLaunchArgument(
         "simulate",
         default_value="false",
         choices=["true", "false"],
         description="Start the simulated camera, which publishes a synthetic scene on the topics above.",
+    ),
+    DeclareLaunchArgument(
+        "bag", default_value="", description="With simulate: a bag of the simulated camera's topics, in place of it."
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -144,7 +153,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             package=PACKAGE,
             executable="simulated_camera",
             name="simulated_camera",
-            parameters=[use_sim_time],
+            parameters=[{"bag": value["bag"]} | use_sim_time],
             remappings=remappings,
             output="screen",
         )
@@ -167,6 +176,17 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     )
     entities += active(node)
 
+    if value["viewer"] == "true":
+        viewer = Node(
+            package=PACKAGE,
+            executable="scenegen_viewer",
+            name="viewer",
+            parameters=[use_sim_time],
+            remappings=remappings,
+            output="screen",
+        )
+        entities.append(viewer)
+
     if value["rviz"] == "true":
         rviz = Node(
             package="rviz2",
@@ -174,7 +194,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name="rviz",
             arguments=["-d", str(SHARE / "rviz" / "scene.rviz")],
             parameters=[use_sim_time],
-            remappings=[("/image", value["image"])],
+            remappings=[(f"/{topic}", value[topic]) for topic in ("image", "masks", "depth", "camera_info")],
             output="log",
         )
         entities.append(rviz)

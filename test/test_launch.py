@@ -16,7 +16,7 @@ from conftest import ROOT
 
 ARGUMENTS = {
     "image", "masks", "detections_2d", "depth", "points", "camera_info", "server", "token_file", "ca_file", "weights",
-    "segmenter", "device", "params_file", "rviz", "simulate", "use_sim_time",
+    "segmenter", "device", "params_file", "viewer", "rviz", "simulate", "bag", "use_sim_time",
 }  # fmt: skip
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 MODULES = {
@@ -139,7 +139,18 @@ def test_camera_and_node_meet_on_the_topics_asked_for(start: Callable[..., list[
     assert camera.kwargs["remappings"] == node.kwargs["remappings"]
     assert {("image", "/camera/rgb"), ("image/compressed", "/camera/rgb/compressed")} <= set(node.kwargs["remappings"])
     assert node.kwargs["parameters"][1]["use_sim_time"] is True
-    assert Path(only(entities, "Node", "rviz2").kwargs["arguments"][1]).is_file()
+    rviz = only(entities, "Node", "rviz2")
+    assert Path(rviz.kwargs["arguments"][1]).is_file() and ("/image", "/camera/rgb") in rviz.kwargs["remappings"]
+
+
+def test_the_viewer_and_a_bag(start: Callable[..., list[Any]]) -> None:
+    entities = start(simulate="true", bag="table.mcap", viewer="true", depth="/camera/depth")
+    assert only(entities, "Node", "simulated_camera").kwargs["parameters"] == [
+        {"bag": "table.mcap", "use_sim_time": False}
+    ]
+    viewer = only(entities, "Node", "scenegen_viewer")
+    assert ("depth", "/camera/depth") in viewer.kwargs["remappings"]
+    assert (ROOT / "scripts" / viewer.kwargs["executable"]).is_file()
 
 
 def test_transport_profile_unless_the_user_has_one(

@@ -54,7 +54,13 @@ def test_rviz_shows_the_node_topics() -> None:
     displays = {display["Class"].split("/")[1]: display for display in manager["Displays"]}
     assert displays["MarkerArray"]["Topic"]["Value"] == "/scenegen/markers"
     assert displays["MarkerArray"]["Topic"]["Durability Policy"] == "Transient Local"
-    assert {"Grid", "TF", "Image"} <= set(displays)
+    assert {"Grid", "TF", "Image", "Camera", "DepthCloud", "Detection3DArray"} <= set(displays)
+    assert displays["Detection3DArray"]["Topic"]["Value"] == "/scenegen/detections"
+    assert displays["Detection3DArray"]["Topic"]["Durability Policy"] == "Transient Local"
+    assert displays["Camera"]["Topic"]["Value"] == "/image" and displays["Image"]["Topic"]["Value"] == "/masks"
+    assert displays["DepthCloud"]["Depth Map Topic"] == "/depth"
+    shown = {name: on for name, on in displays["Camera"]["Visibility"].items() if name != "Value"}
+    assert shown.keys() <= {display["Name"] for display in manager["Displays"]} and shown["Objects"]
 
 
 def test_versions_stand_in_one_place_and_cover_what_is_wanted() -> None:
