@@ -227,6 +227,7 @@ def test_goals_that_views_do_not_meet(well: Rig) -> None:
     assert well.ears.generate().success
     assert not well.ears.generate(views=2).success
     told(well, "a camera that has not moved")
+    assert int(well.ears.value("views", "not kept: the camera had not moved")) > 0
     assert not well.ears.generate(ids=[7]).success
     told(well, "an object that no view sees")
     well.node.set_parameters([timeout])

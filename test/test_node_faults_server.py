@@ -186,8 +186,13 @@ def test_a_node_that_is_not_ready_to_begin(ros_context: rclpy.Context, tmp_path:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, StubGenerator]]:
-    """One node and one server that takes one view and has no queue."""
-    folder, stub = tmp_path_factory.mktemp("served"), StubGenerator()
+    """One node and one server that takes one view, has no queue and says that it has a GPU."""
+
+    class OnGpu(StubGenerator):
+        def device_memory(self) -> tuple[int, int]:
+            return 3 << 30, 8 << 30
+
+    folder, stub = tmp_path_factory.mktemp("served"), OnGpu()
     with pytest.MonkeyPatch.context() as patch, own_domain(patch) as domain, own_context(domain) as context:
         patch.setattr(generation, "place_scene", fast_place)
         with (
@@ -226,6 +231,7 @@ def test_a_full_queue(served: tuple[Rig, StubGenerator]) -> None:
     told(r, "a full queue")
     wait_for(lambda: r.ears.value("server", "at work") == "yes", "the server's load")
     assert r.ears.value("server", "queue") == "0 of 0"
+    assert r.ears.value("server", "GPU memory [GiB]") == "3.0 of 8.0"
     stub.step.release()
     other.join()
     stub.steps = 0
