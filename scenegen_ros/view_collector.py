@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scenegen.scene import Floats, InvalidInput, View
+from scenegen_ros.coverage import Coverage, Step, in_order
 from scenegen_ros.identities import Identities
 from scenegen_ros.kept_view import KeptView
 from scenegen_ros.pairing import Message, MessageSet, Pairer, TimeJumpedBack
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.transforms import TransformError
-from scenegen_ros.view_choice import SHARPER, Aim, differences, missed, motion
+from scenegen_ros.view_choice import SHARPER, motion
 
 CAPTURE_AGE_S = 2.0
 """A set older than this is not "now" any more: capture() refuses it."""
@@ -31,9 +32,6 @@ COMPARE_S = 0.15
 """How often a set that was seen from where a kept view stands is decoded to see whether it is sharper, ..."""
 COMPARISONS = 20
 """... and how often for one kept view: a camera that stands still has shown what it can."""
-
-PLACES = 128
-"""Places that views were kept from and that are remembered when the views are gone, for what stays to cover them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class ViewCollector:
         self._latest: _Placed | None = None
         self._views: list[KeptView] = []
         self._identities = Identities()
-        self._seen: deque[Aim] = deque(maxlen=PLACES)
+        self._coverage = Coverage()
         self._compared: Counter[int] = Counter()
         self._compared_s = -np.inf
         self._lost: Counter[str] = Counter()
@@ -138,14 +136,7 @@ class ViewCollector:
         the best few.
         """
         with self._lock:
-            left = sorted(self._views, key=lambda k: (-len(k.ids), -k.view.stamp_ns))
-            apart = self._differences([kept.aim for kept in left], left)
-            order = [0] if left else []
-            while len(order) < len(left):
-                rest = [i for i in range(len(left)) if i not in order]
-                rest = [i for i in rest if len(left[i].ids) == len(left[rest[0]].ids)]
-                order.append(max(rest, key=lambda i: apart[i, order].min()))
-            return tuple(left[i] for i in order)
+            return tuple(in_order(self._views, self._step))
 
     def refresh(self) -> None:
         """Lets the newest set take the place of the kept view nearest to it.
@@ -168,7 +159,7 @@ class ViewCollector:
         with self._lock:
             dropped = len(self._views)
             self._views.clear()
-            self._seen.clear()
+            self._coverage.clear()
             self._identities.clear()
             self._compared.clear()
             self._pairer.clear()
@@ -259,9 +250,9 @@ class ViewCollector:
             self._views = self._identities.named(self._views)
         self._views = [k for k in self._views if k.view.stamp_ns not in gone]
         [kept] = [k for k in self._views if k.view.stamp_ns == kept.view.stamp_ns]
-        self._remember(kept.aim)
+        self._coverage.remember(kept.aim, self._step)
         while len(self._views) > self.parameters.max_views:
-            self._views.remove(self._most_redundant())
+            self._views.remove(self._coverage.most_redundant(self._views, self._step))
             self._passed["redundant among max_views"] += 1
         self._compared = Counter({k.view.stamp_ns: self._compared[k.view.stamp_ns] for k in self._views})
         self.problem = ""
@@ -277,31 +268,9 @@ class ViewCollector:
     def _newest_ns(self) -> int:
         return max((kept.view.stamp_ns for kept in self._views), default=0)
 
-    def _most_redundant(self) -> KeptView:
-        """The view whose place, among all places views were kept from, is covered best by the others.
-
-        Of views that are missed about as little: what sees fewer objects, else what is less sharp, else the oldest.
-        """
-        history = [*self._seen, *(kept.aim for kept in self._views)]
-        cost = missed(self._differences(history, self._views))
-        alike = [kept for kept, c in zip(self._views, cost, strict=True) if c <= 2 * cost.min() + 0.01]
-        fewest = min(len(kept.ids) for kept in alike)
-        alike = [kept for kept in alike if len(kept.ids) == fewest]
-        softest = min(kept.sharpness for kept in alike)
-        return min((k for k in alike if k.sharpness <= SHARPER * softest), key=lambda k: k.view.stamp_ns)
-
-    def _remember(self, aim: Aim | None) -> None:
-        """Notes a place that a view was kept from, unless one like it is noted."""
-        if aim is not None and (not self._seen or self._differences([aim], self._seen).min() > 0.5):
-            self._seen.append(aim)
-
-    def _differences(self, of: Sequence[Aim | None], than: Sequence[Aim | KeptView | None]) -> Floats:
-        """How much else each view shows than each other, float64 [n, m]; zero where TF says nothing."""
-        others = [other.aim if isinstance(other, KeptView) else other for other in than]
-        some, rest = [aim for aim in of if aim is not None], [aim for aim in others if aim is not None]
-        if len(some) < len(of) or len(rest) < len(others):
-            return np.zeros((len(of), len(others)))
-        return differences(some, rest, self.parameters.min_translation_m, self.parameters.min_rotation_deg)
+    @property
+    def _step(self) -> Step:
+        return self.parameters.min_translation_m, self.parameters.min_rotation_deg
 
     def _near(self, T_world_camera: Floats | None) -> list[KeptView]:
         """The kept views that a camera there stands near to, the nearest first. Without poses all views are near."""
