@@ -32,7 +32,7 @@ BEST_GUESS_SHARE = 0.85
 """Share of a step's objects at time 1 without noise: the answer to it is the mean of all that an image allows, which
 `temperature` 0 of a sampler asks for. The rest is flow matching as usual."""
 KEPT_TARGETS = 8192
-HELD_OUT = 12
+HELD_OUT = 6
 SHARPNESS = 8.0
 """Of the structures that latents are to stand on."""
 
