@@ -13,7 +13,7 @@ from scenegen.contact_sheet import confidence_colour, draw_contact_sheet, draw_f
 from scenegen.documents import document_scene, scene_views
 from scenegen.files import SceneNotStored, write_scene
 from scenegen.placement import place_scene
-from scenegen.preview import colour_of
+from scenegen.preview import colour_of, draw_objects, draw_overlay
 from scenegen.scene import InvalidInput, PlacedObject, Scene, View
 from scenegen.synthetic import Camera, camera_path, make_scene, render, true_scene
 
@@ -98,3 +98,13 @@ def test_confidence_goes_from_red_to_green() -> None:
     red, green = confidence_colour(0.0), confidence_colour(1.0)
     assert red[0] > 2 * red[1] and green[1] > 2 * green[0]
     assert confidence_colour(7.0) == green
+
+
+def test_the_overlay_mixes_the_objects_into_the_image_and_leaves_the_rest(made: Made) -> None:
+    view, placed = made[0][0], made[2]
+    overlay, objects = draw_overlay(view, placed), draw_objects(view, placed)
+    away = cv2.dilate((objects != 255).any(2).astype(np.uint8), np.ones((9, 9), np.uint8)) == 0
+    np.testing.assert_array_equal(overlay[away], view.image[away])
+    inside = cv2.erode((view.masks > 0).astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+    halves = (view.image[inside].astype(int) + objects[inside]) // 2
+    assert np.mean(np.abs(overlay[inside] - halves) <= 1) > 0.9

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scenegen.preview import Picture, Stage, colour_of, draw_objects, rows, side_by_side
+from scenegen.preview import Picture, Stage, colour_of, draw_objects, draw_overlay, rows, side_by_side
 from scenegen.render import Camera, look_at
 from scenegen.scene import Floats, PlacedObject, View
 
 MOST_VIEWS = 8
 """Views on one sheet; of more, as many are picked evenly."""
 _VIEWS_IN_A_ROW = 4
-_VIEW_HEIGHT, _RENDER_HEIGHT = 240, 360
+_VIEW_HEIGHT, _RENDER_HEIGHT = 240, 320
 _TURN_DEG, _LEAST_ELEVATION_DEG = 130.0, 25.0
 _LINE = 26
 _COLUMNS = (30, 100, 290, 390, 660, 800, 960)
@@ -39,7 +39,8 @@ def draw_contact_sheet(views: Sequence[View], placed: Sequence[PlacedObject]) ->
     parts = [
         side_by_side(panels[i : i + _VIEWS_IN_A_ROW], _VIEW_HEIGHT) for i in range(0, len(panels), _VIEWS_IN_A_ROW)
     ]
-    sides = [("generated, from the camera of view 0", draw_objects(views[0], placed))]
+    sides = [("generated, over view 0", draw_overlay(views[0], placed))]
+    sides.append(("generated, from the camera of view 0", draw_objects(views[0], placed)))
     if placed:
         sides.append(("generated, from another side", draw_from_another_side(views[0], placed)))
     parts += [side_by_side(sides, _RENDER_HEIGHT), _table(placed, colours)]

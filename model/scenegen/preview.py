@@ -72,6 +72,17 @@ def draw_outlines(view: View, placed: Sequence[PlacedObject], picture: Picture) 
     return drawn
 
 
+def draw_overlay(view: View, placed: Sequence[PlacedObject]) -> Picture:
+    """Placed objects, half transparent and outlined, over what the view's camera saw: uint8 [H, W, 3].
+
+    As RViz shows them in its camera display, so that a pose that is off stands out.
+    """
+    picture, instances = _render(view, placed)
+    drawn, covered = view.image.copy(), instances > 0
+    drawn[covered] = (drawn[covered].astype(np.uint16) + picture[covered]) // 2
+    return draw_outlines(view, placed, drawn)
+
+
 def _render(view: View, placed: Sequence[PlacedObject]) -> tuple[Picture, NDArray[np.int32]]:
     """Picture uint8 [H, W, 3] and instances int32 [H, W], index in placed + 1, 0 where nothing is."""
     height, width = view.masks.shape
