@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,7 +22,7 @@ from PIL import Image
 from pxr import Ar, Gf, Usd, UsdGeom, UsdPhysics, UsdShade, UsdValidation
 from scipy.spatial.transform import Rotation
 
-from scenegen.export import FORMATS, Bodies, convex, read_bodies, usd, write_bodies
+from scenegen.export import FORMATS, Bodies, Floor, convex, read_bodies, usd, write_bodies
 from scenegen.scene import ROTATION_YUP_ZUP
 
 PIECES = {2: 1, 5: 2, 9: 1}
@@ -212,6 +213,26 @@ def test_bodies_fall_onto_the_floor_and_stay(exported: dict[str, Path], bodies: 
         assert -0.005 < low < 0.01, body.name
     box = data.body("object_2").xpos
     assert np.linalg.norm(box - POSES[2][:3, 3]) < 0.005, "the box stood on the floor already"
+
+
+def test_shelves_stand_beside_the_floor(bodies: Bodies, tmp_path: Path) -> None:
+    shelf = Floor(np.array([1.0, 2.0, 1.5]), np.array([0.2, 0.1, 0.01]))
+    scene = replace(bodies, shelves=(shelf,))
+    files = {name: write_bodies(scene, name, tmp_path / name) for name in ("mujoco", "sdf", "usd", "habitat")}
+    model = mujoco.MjModel.from_xml_path(str(files["mujoco"]))
+    assert model.geom("shelf_1").pos == pytest.approx(shelf.centre_m)
+    assert model.geom("shelf_1").size * 2 == pytest.approx(shelf.size_m)
+    (mine,) = ElementTree.parse(files["sdf"]).getroot().findall("world/model[@name='shelf_1']")
+    assert mine.findtext("pose") == "1 2 1.5 0 0 0"
+    assert mine.findtext("static") == "true"
+    opened = Usd.Stage.Open(str(files["usd"]))
+    prim = opened.GetPrimAtPath("/World/shelf_1")
+    box = UsdGeom.BBoxCache(0, ["default"]).ComputeWorldBound(prim).ComputeAlignedRange()
+    assert box.GetMax() == pytest.approx([1.1, 2.05, 1.505])
+    assert prim.HasAPI(UsdPhysics.CollisionAPI)
+    stage = trimesh.load_scene(files["habitat"].parent / "stages" / "floor.glb")
+    assert len(stage.geometry) == 2
+    assert stage.bounds[1, 1] == pytest.approx(1.505)
 
 
 def test_urdf(exported: dict[str, Path], bodies: Bodies) -> None:
