@@ -164,6 +164,7 @@ class Viewer:
             self._views = []
             for view in views:
                 self.add_view(view)
+            self._look_at_everything()
 
     def add_view(self, view: View, name: str | None = None) -> None:
         """One more camera. name: in place of the camera that was added under it before."""
@@ -180,7 +181,7 @@ class Viewer:
                 f"/cameras/{name}",
                 fov=2 * float(np.arctan(height / 2 / focal)),
                 aspect=width / height,
-                scale=0.12 * self._reach(),
+                scale=0.1 * self._reach(),
                 thickness=0.003 * self._reach(),
                 color=(40, 90, 200),
                 image=smaller,
@@ -234,17 +235,16 @@ class Viewer:
         return float(np.linalg.norm(high - low))
 
     def _look_at_everything(self) -> None:
-        """From behind the first camera where there is one, else from a corner; a grid under what stands upright."""
-        assert self._scene is not None
-        if not self._scene.objects:
+        """Where a page begins: between the cameras, which would be in the way; a grid under what stands upright."""
+        if self._scene is None or not self._scene.objects:
             return
         (low, high), reach = _bounds(self._scene), self._reach()
         middle, up = (low + high) / 2, np.array(self._up())
-        aside = np.array([1.0, -0.7, 0.0]) if up[2] else np.array([0.5, 0.0, -1.0])
+        aside = self._widest_gap(middle) if up[2] else np.array([0.5, 0.0, -1.0])
         first = self._server.initial_camera
         first.up = up
         first.look_at = middle
-        first.position = middle + 1.4 * reach * (aside / np.linalg.norm(aside) + 0.6 * up)
+        first.position = middle + 1.3 * reach * (aside / np.linalg.norm(aside) + 0.6 * up)
         first.fov = float(np.radians(50))
         if up[2]:
             size = float(10 ** np.ceil(np.log10(4 * reach)))
@@ -252,6 +252,17 @@ class Viewer:
                 "/grid", width=size, height=size, plane="xy", cell_size=size / 40, section_size=size / 10,
                 position=(middle[0], middle[1], low[2]), fade_distance=6 * reach,
             )  # fmt: skip
+
+    def _widest_gap(self, middle: Floats) -> Floats:
+        """The level direction, of 24, that is farthest from those in which cameras stand: float64 [3], unit."""
+        angles = np.arange(24) * (2 * np.pi / 24) - 0.6
+        level = np.column_stack([np.cos(angles), np.sin(angles), np.zeros(24)])
+        seen = [view.T_world_camera[:3, 3] - middle for view in self._views if view.T_world_camera is not None]
+        if not seen:
+            return np.asarray(level[0])
+        towards = np.array(seen) * [1.0, 1.0, 0.0]
+        towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
+        return np.asarray(level[np.argmin((level @ towards.T).max(1))])
 
     def _download(self, event: viser.GuiEvent[viser.GuiButtonHandle]) -> None:
         name = self._scene.name if self._scene is not None else "scene"
