@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,9 @@ class Errors:
         self.position_m.append(float(np.linalg.norm(T_world_asset[:3, 3] - T_true[:3, 3])))
         self.rotation_deg.append(float(rotation_error_deg(R, T_true[:3, :3], thing.symmetry)))
         self.size_ratio.append(max(ratio, 1 / ratio))
-        truth = trimesh.sample.sample_surface(thing.mesh(), 1000, seed=1)[0] * size
-        surface = trimesh.sample.sample_surface(mesh, 4000, seed=0)[0] @ T_world_asset[:3, :3].T + T_world_asset[:3, 3]
-        distance = cKDTree(surface).query(truth @ T_true[:3, :3].T + T_true[:3, 3])[0]
+        truth = _samples(case, k, True) * size
+        in_asset = (truth @ T_true[:3, :3].T + T_true[:3, 3] - T_world_asset[:3, 3]) @ R / scale
+        distance = cKDTree(_samples(case, k, False)).query(in_asset)[0] * scale
         self.add_s.append(float(distance.mean() / np.linalg.norm(np.ptp(truth, axis=0))))
 
     def near(self) -> Floats:
@@ -71,6 +72,13 @@ class Errors:
             "seconds": float(np.median(self.seconds)),
             "seconds_p95": float(np.percentile(self.seconds, 95)),
         }
+
+
+@lru_cache(maxsize=32)
+def _samples(case: Case, k: int, true: bool) -> Floats:
+    """Points [n, 3] on the true or the generated mesh of a case's asset k, in the asset's frame."""
+    mesh = case.truth.objects[case.visible[k]].mesh() if true else case.scene.assets[k].mesh
+    return np.asarray(trimesh.sample.sample_surface(mesh, 500 if true else 4000, seed=int(true))[0])
 
 
 def run(

@@ -14,8 +14,8 @@ from scipy.spatial import cKDTree
 
 from scenegen.scene import Floats, Scene, View
 
-ICP_POINTS, ICP_ITERATIONS, ICP_KEPT = 2000, 60, 0.9
-CPD_POINTS, CPD_ITERATIONS, CPD_OUTLIERS = 400, 80, 0.1
+ICP_POINTS, ICP_ITERATIONS, ICP_KEPT = 1500, 50, 0.9
+CPD_POINTS, CPD_ITERATIONS, CPD_OUTLIERS = 300, 60, 0.1
 
 
 def merged_model(scene: Scene) -> Floats:

@@ -50,7 +50,7 @@ CORRUPTIONS = {
 SHAPES = (*CORRUPTIONS, "generated")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One scene to place. scene: what was generated of it. visible: indices of its objects, in the scene's order."""
 

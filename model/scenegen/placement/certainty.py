@@ -21,10 +21,17 @@ from scenegen.scene import Floats
 
 YAWS = 24
 SETTLING = (0.15, 0.1, 0.1)  # a body does not turn about the middle of its box
-SAME = 0.02  # asset units: a turn that moves the surface by less changes nothing
+SAME = 0.035  # asset units: a turn that moves the surface by less changes nothing that a generator gets right
 AS_GOOD = 0.01  # difference of misfits at which another pose is believed 1 / e times as much
-INFLATION = 1.0
-COEFFICIENTS = np.array([1.0, -0.5, -0.5, -0.3, -0.3, 0.2, -0.3, -2.0, -0.5])
+LOG_DEVIATIONS = np.array(
+    [
+        [3.13, -0.26, -0.011, 0.602, -0.692, -0.169, 0.685, -0.618],
+        [3.985, -0.281, 0.087, 0.745, -0.126, -0.154, 0.378, -0.26],
+    ]
+)
+LOG_DEVIATION_RANGE = (-1.0, 3.0)
+COEFFICIENTS = np.array([-6.846, -0.306, -1.542, -0.783, -0.336, 0.288, 0.067, -0.266])
+NEARBY = 1.5 * 2 * np.pi / YAWS  # yaws nearer than this are what the least-squares covariance is about
 ROUND_VARIANCE = np.pi**2 / 3  # of a yaw that may be anything
 
 
@@ -51,24 +58,29 @@ def doubt_of(pose: Pose, part: Part) -> Doubt:
     turned[1:] = settle(turned[1:], single, SETTLING, lambda: None)
     misfits = score(turned, single, points=200)
     angles = np.minimum(angles, 2 * np.pi - angles)
-    believed = np.exp(-np.maximum(misfits[1:] - misfits[0], 0) / AS_GOOD) * ~same
+    believed = np.exp(-np.maximum(misfits[1:] - misfits[0], 0) / AS_GOOD) * (~same & (angles > NEARBY))
     if pose.turn_width is not None:
         believed = believed * np.exp(-0.5 * (angles / pose.turn_width) ** 2)
     total = 1 + believed.sum()
     return Doubt(bool(same.all()), float(1 - 1 / total), float((believed * angles**2).sum() / total))
 
 
-def covariance_of(pose: Pose, doubt: Doubt) -> Floats:
-    """Covariance [6, 6] of (x, y, z, rotation about x, y, z) in the world, m^2 and rad^2."""
+def covariance_of(pose: Pose, doubt: Doubt, values: Floats) -> Floats:
+    """Covariance [6, 6] of (x, y, z, rotation about x, y, z) in the world, m^2 and rad^2.
+
+    The least-squares one knows noise and what is unseen, but not that a generated shape is wrong: deviations grow by
+    what the features [8] tell of that. A yaw that means nothing, or that nothing showed, is as wide as it may be.
+    """
     order = [3, 4, 5, 0, 1, 2]
-    covariance = pose.covariance[np.ix_(order, order)] * INFLATION
+    factor = np.exp(np.clip(values @ LOG_DEVIATIONS.T, *LOG_DEVIATION_RANGE))
+    covariance = pose.covariance[np.ix_(order, order)] * np.outer(np.repeat(factor, 3), np.repeat(factor, 3))
     axis = pose.T[:3, 2] / scale_of(pose.T)
     covariance[3:, 3:] += (ROUND_VARIANCE if doubt.round else doubt.variance) * np.outer(axis, axis)
     return covariance
 
 
-def features(pose: Pose, part: Part, doubt: Doubt, companions: int) -> Floats:
-    """What the chance is computed from: [9]."""
+def features(pose: Pose, part: Part, companions: int) -> Floats:
+    """What the chance is computed from: [8]."""
     deviation = np.sqrt(np.diag(pose.covariance))
     evidence = part.evidence
     return np.array(
@@ -80,15 +92,14 @@ def features(pose: Pose, part: Part, doubt: Doubt, companions: int) -> Floats:
             np.log((pose.residual_m + 0.0005) / float(scale_of(pose.T))),
             np.log(evidence.pixels / len(evidence.outlines)),
             np.log(pose.width),
-            doubt.ambiguous,
             float(pose.own or companions == 1),
         ]
     )
 
 
-def confidence_of(values: Floats) -> float:
-    """The chance, 0..1, that an object with these features [9] stands within 2 cm and 5 degrees."""
-    return float(1 / (1 + np.exp(-np.clip(values @ COEFFICIENTS, -30, 30))))
+def confidence_of(values: Floats, doubt: Doubt) -> float:
+    """The chance, 0..1, that an object with these features [8] stands within 2 cm and 5 degrees, no other way."""
+    return float((1 - doubt.ambiguous) / (1 + np.exp(-np.clip(values @ COEFFICIENTS, -30, 30))))
 
 
 def _same(surface: Surface, angles: Floats) -> NDArray[np.bool_]:

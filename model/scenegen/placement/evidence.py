@@ -19,6 +19,7 @@ OUTLINE_PIXELS = 320
 POINTS = 1500
 MIN_POINTS = 30
 INSIDE = 80
+BLIND = 0.25
 
 
 def depth_noise(z: Floats) -> Floats:
@@ -33,7 +34,7 @@ class Outline:
     table: float32 [h * w, 6] per pixel: how far it lies outside the mask, as a tangent (metres at one metre); the
     direction (x, y) in which that grows; the depth measured there (0: none); 1 safely inside the mask; 1 where another
     object is seen without a reading. step: source pixels per pixel. shape: (h, w). inside: tangents [n, 2] of some
-    pixels within the mask, with or without a reading.
+    pixels within the mask, with or without a reading. blind: most of its extent is not told by readings.
     """
 
     table: NDArray[np.float32]
@@ -42,6 +43,7 @@ class Outline:
     intrinsics: Floats
     T_camera_world: Floats
     inside: Floats
+    blind: bool
 
     def violation(self, at: Floats) -> tuple[Floats, Floats]:
         """How far points at [..., 3] (world, metres) contradict the view, and which way that grows.
@@ -242,4 +244,5 @@ def outline_of(posed: PosedView, instance: int) -> Outline:
         intrinsics=posed.intrinsics,
         T_camera_world=np.asarray(np.linalg.inv(posed.T_world_camera)),
         inside=np.asarray(rays[:2].T),
+        blind=bool((depth[v, u] == 0).mean() > BLIND),
     )

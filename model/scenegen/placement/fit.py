@@ -18,7 +18,7 @@ from scenegen.scene import Floats
 
 EDGE = 0.3  # weight of points beside the surface, whom the distance to its tangent plane does not hold
 CONTACT = 0.1
-COVERING, COVERING_SPACING = 1200, 0.03  # samples that must cover a mask, and how near to a pixel, asset units
+COVERING, COVERING_SPACING = 600, 0.045  # samples that must cover a mask, and how near to a pixel, asset units
 APART = 1.0  # weight of samples inside another object
 APART_SAMPLES, APART_SLACK = 500, 0.02  # asset units that two shapes may share: neither is exact
 SLAB = 0.02  # asset units above its lowest point that count as what an object stands on
@@ -107,6 +107,8 @@ def rows(
             share = outline / (len(part.evidence.outlines) * len(at) * near**2)
             out.append(Rows(at, direction, amount, share / (1 + (amount / (2 * near)) ** 2)))
         for view in part.evidence.outlines:
+            if not view.blind:
+                continue
             at = part.surface.points[:COVERING] @ T[:3, :3].T + T[:3, 3]
             index, amount, direction = view.uncovered(at, COVERING_SPACING * float(scale_of(T)))
             share = outline / (len(part.evidence.outlines) * len(index) * near**2)

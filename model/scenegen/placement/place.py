@@ -20,7 +20,7 @@ from scenegen.placement.surface import Surface
 from scenegen.placement.unscaled import place_by_outlines
 from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject, Scene, View
 
-DOUBTFUL = 0.1  # score of the group above which upright starts alone are not believed
+DOUBTFUL = 0.18  # misfit of the group above which upright starts alone are not believed
 UPRIGHT_BONUS = 0.9  # a pose on the support plane's normal wins against one that scores this much
 WALL = 0.5  # a plane around the objects whose normal is farther from the vertical than 60 degrees carries nothing
 
@@ -118,8 +118,9 @@ def _group_pose(
 
 def _object(asset: Asset, pose: Pose, part: Part, companions: int) -> PlacedObject:
     doubt = doubt_of(pose, part)
-    confidence = confidence_of(features(pose, part, doubt, companions))
-    return placed(asset, pose.T, covariance_of(pose, doubt), confidence, pose.residual_m)
+    values = features(pose, part, companions)
+    confidence = confidence_of(values, doubt)
+    return placed(asset, pose.T, covariance_of(pose, doubt, values), confidence, pose.residual_m)
 
 
 def _unseen(asset: Asset, T: Floats) -> PlacedObject:

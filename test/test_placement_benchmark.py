@@ -1,0 +1,47 @@
+"""benchmark.placement: what it writes, and that a seed says everything."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark import placement, placement_baselines
+
+
+def test_a_row_has_every_figure_and_is_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for name in ("a.json", "b.json"):
+        arguments = ["--seed", "9001", "--scenes", "1", "--views", "1", "--shapes", "both", "--gravity", "yes"]
+        monkeypatch.setattr(sys, "argv", ["placement", *arguments, "--json", str(tmp_path / name)])
+        placement.main()
+        rows.append(json.loads((tmp_path / name).read_text()))
+    assert "position_m" in capsys.readouterr().out
+    for row in (rows[0], rows[0]["scaled_icp"], rows[0]["cpd"]):
+        for key in ("position_m", "rotation_deg", "size_ratio", "add_s"):
+            assert row[key]["p95"] >= row[key]["median"] >= 0
+        assert row["size_ratio"]["median"] >= 1 and 0 <= row["success"] <= 1 and row["seconds"] > 0
+    assert rows[0]["success"] == 1 and rows[0]["gravity"] and rows[0]["shapes"] == "both"
+    for row in rows:
+        for part in (row, row["scaled_icp"], row["cpd"]):
+            del part["seconds"], part["seconds_p95"]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("method", [placement_baselines.scaled_icp, placement_baselines.cpd])
+def test_baselines_find_a_small_motion_with_scale(method: object) -> None:
+    random = np.random.default_rng(0)
+    model = random.uniform(-1, 1, (1500, 3)) * [1.0, 0.6, 0.3]
+    model[:500, 2] = 0.3
+    c, s = np.cos(0.2), np.sin(0.2)
+    R = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    points = 0.4 * model @ R.T + [0.5, 0.2, 1.0]
+    T = method(model, points, random)  # type: ignore[operator]
+    assert np.linalg.norm(T[:3, :3], axis=0) == pytest.approx([0.4] * 3, rel=0.05)
+    assert T[:3, 3] == pytest.approx([0.5, 0.2, 1.0], abs=0.02)
+    assert T[:3, :3] / 0.4 == pytest.approx(R, abs=0.05)
