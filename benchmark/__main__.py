@@ -13,7 +13,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from benchmark import ingest, latency, latents, meshing, sampling, texture
+from benchmark import export, ingest, latency, latents, meshing, sampling, texture
 from benchmark.report import Section, draw, markdown, table
 from scenegen_ros.demo_operator import NoScene
 from scenegen_ros.demo_processes import ProcessFailed, leave_in_order_on_signals
@@ -60,6 +60,8 @@ def main() -> int:
     textures = texture.run(quick)
     print("structured latents ...", flush=True)
     structured = latents.rows(1, steps=2) if quick else latents.rows()
+    print("exports ...", flush=True)
+    exports = export.rows(1, cut=False) if quick else export.rows()
     sections = [
         Section("Ingest of 1920x1080 RGB, masks (16UC1) and depth (32FC1)", ingested.rows()),
         Section("Trigger to published scene, without generation", delayed.rows()),
@@ -67,6 +69,7 @@ def main() -> int:
         Section("Structured latents", structured),
         Section("Meshes", meshes),
         Section("Textures, each way on the same object", textures),
+        Section("Exports", exports),
         Section("Measured on", about),
     ]
     print("\n" + table(sections))

@@ -41,6 +41,9 @@ carry over.
   random weights, displacements and colours; "dense" evaluates the same formulas on arrays of the whole grid, in a
   process of its own, and gives the same faces; both are given in time of the processor. Memory is the process's peak
   while it extracts. Steps of finishing take the least of three runs.
+- **Exports**: five objects with textures, least of three runs in processor time; the visual meshes are ten thousand
+  faces each, what collides is their hulls. How far settled things drift has a benchmark of its own:
+  `python -m benchmark.settle --help`.
 - **Placement** has a benchmark of its own: `python -m benchmark.placement --help`.
 """
 
