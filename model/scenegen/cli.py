@@ -20,9 +20,9 @@ from scenegen import __version__
 from scenegen.client import GenerationFailed, SceneClient, ServerError
 from scenegen.commands import add_parsers as add_checkpoint_commands
 from scenegen.commands.export import add_parser as add_export
+from scenegen.commands.record import add_parser as add_record
 from scenegen.commands.segment import add_parser as add_segment
 from scenegen.commands.settle import add_parser as add_settle
-from scenegen.commands.record import add_parser as add_record
 from scenegen.commands.view import add_parser as add_view
 from scenegen.documents import document_scene
 from scenegen.evaluation.benchmark import Generator
