@@ -91,8 +91,8 @@ class Evidence:
 
     points: float64 [n, 3] world, metres, in random order. eyes: float64 [v, 3], the cameras that measured points, and
     eye [n]: which one each point is from. towards_camera: float64 [v, 3], unit directions from the object to the eyes,
-    share [v]: their parts of the points. mean, variance (trace of the covariance), noise (standard deviation in metres)
-    of the points. pixels: mask pixels in all views.
+    share [v]: their parts of it. mean, variance (trace of the covariance): of the whole mask, what has no reading being
+    as deep as its neighbours. noise: standard deviation of the points in metres. pixels: of the mask in all views.
     """
 
     points: Floats

@@ -36,12 +36,7 @@ class Part:
 
     def tolerance(self, share: float) -> float:
         """A share of the measured length in metres, never below what the camera's noise explains."""
-        return tolerance(self.evidence, share)
-
-
-def tolerance(evidence: Evidence, share: float) -> float:
-    """A share of the measured length in metres, never below what the camera's noise explains."""
-    return max(share * evidence.length, 3 * evidence.noise)
+        return max(share * self.evidence.length, 3 * self.evidence.noise)
 
 
 def inverse(T: Floats) -> Floats:
