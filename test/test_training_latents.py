@@ -56,7 +56,7 @@ def vae() -> LatentVAE:
 @pytest.mark.parametrize("family", SEEDS)
 def test_what_the_structure_and_the_truth_say_makes_the_object(family: str) -> None:
     made = make_object(np.random.default_rng(SEEDS[family]), family)
-    chance = structure_of(made, 32, 8.0)
+    chance = structure_of(made, 32, 4.0)
     surface, inside = surface_voxels(chance)
     assert not (surface & inside).any() and (chance[inside] > 0.5).all()
     coords = np.argwhere(surface)
@@ -145,7 +145,7 @@ def test_the_flow_is_taught_what_the_autoencoder_gives_for_the_same_object(
     stage = LatentStage(flow, ImageEncoder(IMAGES), vae, normalisation, samples, samples)
     _, coords, target = stage._targets(True, 3)
     assert target.shape == (len(coords), 8) and target.abs().mean() < 3
-    assert len(coords) == len(voxels_of([vae.surfaced(samples.made(3), 0.0, 8.0)]))
+    assert len(coords) == len(voxels_of([vae.surfaced(samples.made(3), 0.0, 4.0)]))
     schedule = Schedule(steps=4, learning_rate=5e-3, warmup=1, validate_every=4, save_every=4, precision="fp32")
     run(stage, schedule, tmp_path / "latents")
     held_out = np.genfromtxt(tmp_path / "latents/validation.csv", delimiter=",", names=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from scenegen.generator.structure.surface import BORDER
 from scenegen.render import Camera, Light, Renderer, Surface, look_at, to_bytes
 from scenegen.synthetic.objects import ProceduralObject
 
@@ -22,7 +23,6 @@ ELEVATIONS_DEG = (20.0, 50.0, 20.0, 50.0)
 _DISTANCE = 3.0
 _HALF_WIDTH = 0.9
 """Of what a view shows at the object's centre, in asset units: the unit box fits however it is turned about z."""
-_BORDER = 0.1
 
 
 def structure_of(made: ProceduralObject, resolution: int, sharpness: float) -> Floats32:
@@ -84,7 +84,7 @@ def corner_truth(made: ProceduralObject, fine: Ints, grid: int, unit: int) -> tu
     parts = np.stack([part.sdf(places / grid - 0.5) for part in made.parts])
     distance = np.clip(parts.min(0) * unit, -1, 1)
     border = ((places == 0) | (places == grid)).any(1)
-    distance[border] = np.maximum(distance[border], _BORDER)
+    distance[border] = np.maximum(distance[border], BORDER)
     tints = np.array([part.colour for part in made.parts], dtype=np.float32) / 255
     colour = tints[parts.argmin(0)]
     index = index.reshape(-1, 8)

@@ -53,7 +53,7 @@ SPLAT_SIZE = (0.5, 0.5, 0.1)
 """Wanted deviations of Gaussians, in voxels: flat on the surface."""
 SEED, HELD_OUT_SEED = 1_000_000, 400_000
 HELD_OUT = 4
-SHARPNESS = 3.0, 30.0
+SHARPNESS = 1.5, 12.0
 """Range of that of structures: what is learned must not hang on how sure the structure's decoder is."""
 STANDARD_OBJECTS = 24
 _SHIFT_OF_EXTRACTION = -1.0

@@ -33,7 +33,7 @@ BEST_GUESS_SHARE = 0.85
 `temperature` 0 of a sampler asks for. The rest is flow matching as usual."""
 KEPT_TARGETS = 8192
 HELD_OUT = 6
-SHARPNESS = 8.0
+SHARPNESS = 4.0
 """Of the structures that latents are to stand on."""
 
 

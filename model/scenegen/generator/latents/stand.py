@@ -18,13 +18,16 @@ from scenegen.generator.meshing.coarse import solid_logits
 from scenegen.generator.structure.coords import occupied_voxels
 from scenegen.generator.structure.surface import corner_distances, surface_voxels
 
+SOFTER = 2.0
+"""Logits are divided by it: those of a trained structure decoder fall by about 8 from one voxel to the next, and so
+softened the chance falls by about 1 within a voxel, as distances in voxels do."""
 VOXEL = 4
 """Fine voxels along the edge of a voxel that latents stand on."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stand:
-    """voxels: int32 [V, 4], 0 in the first column. chance: of lying inside, [R, R, R], for a solid structure."""
+    """voxels: int32 [V, 4], 0 in the first column. chance: of lying inside, [R, R, R], where the structure is solid."""
 
     voxels: Tensor
     chance: NDArray[np.float32] | None = None
@@ -38,7 +41,7 @@ def stand_of(logits: Tensor, on_surface: bool) -> Stand:
     solid = solid_logits(logits[0, 0].float().cpu().numpy()) if on_surface else None
     if solid is None:
         return Stand(occupied_voxels(logits))
-    chance = (1 / (1 + np.exp(-solid.clip(-20, 20)))).astype(np.float32)
+    chance = (1 / (1 + np.exp(-(solid / SOFTER).clip(-20, 20)))).astype(np.float32)
     voxels = np.argwhere(surface_voxels(chance)[0])
     return Stand(torch.from_numpy(np.pad(voxels, ((0, 0), (1, 0)))).int().to(logits.device), chance)
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]
 
+BORDER = 0.1
+"""Least signed distance, in voxels, at the border of the box."""
 _TIE = np.float32(1e-6)
 """A corner between as much inside as outside is outside: a face of the structure counts once."""
 
@@ -33,6 +35,7 @@ def corner_distances(chance: NDArray[np.float32], fine: NDArray[np.int64], facto
     """What the structure says of signed distance, in voxels and at most half of one, at the corners of fine voxels.
 
     chance: as above, [R, R, R], between centres interpolated: across a flat face it falls from 1 to 0 within a voxel.
+    The border of the box is always outside, so that the surface closes there.
     fine: [F, 3], factor to a voxel along each edge. -> float32 [F, 8], x fastest.
     """
     field = 0.5 - _closed(chance)
@@ -43,6 +46,10 @@ def corner_distances(chance: NDArray[np.float32], fine: NDArray[np.int64], facto
         shape = [-1 if d == dimension else 1 for d in range(3)]
         lower, upper = (np.take(field, low + step, axis=dimension) for step in (0, 1))
         field = lower + share.reshape(shape) * (upper - lower)
+    for dimension in range(3):
+        for side in (0, -1):
+            border = field[(slice(None),) * dimension + (side,)]
+            np.maximum(border, BORDER, out=border)
     corners = fine[:, None] + np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)])
     distances: NDArray[np.float32] = field[tuple(corners.reshape(-1, 3).T)].reshape(-1, 8)
     return distances
