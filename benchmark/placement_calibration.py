@@ -42,10 +42,10 @@ def gather(cases: Sequence[Case]) -> tuple[Floats, Floats, Errors]:
     errors = Errors()
     original = place.confidence_of
 
-    def recorded(values: Floats, doubt: Doubt) -> float:
+    def recorded(values: Floats, doubt: Doubt, read: float) -> float:
         rows.append(values)
         ambiguous.append(doubt.ambiguous)
-        return original(values, doubt)
+        return original(values, doubt, read)
 
     with patch.object(place, "confidence_of", recorded):
         for case in cases:

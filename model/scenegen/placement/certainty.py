@@ -32,6 +32,7 @@ LOG_DEVIATIONS = np.array(
 LOG_DEVIATION_RANGE = (-1.0, 3.0)
 COEFFICIENTS = np.array([-6.846, -0.306, -1.542, -0.783, -0.336, 0.288, 0.067, -0.266])
 NEARBY = 1.5 * 2 * np.pi / YAWS  # yaws nearer than this are what the least-squares covariance is about
+ENOUGH_READ = 0.2
 ROUND_VARIANCE = np.pi**2 / 3  # of a yaw that may be anything
 
 
@@ -97,9 +98,14 @@ def features(pose: Pose, part: Part, companions: int) -> Floats:
     )
 
 
-def confidence_of(values: Floats, doubt: Doubt) -> float:
-    """The chance, 0..1, that an object with these features [8] stands within 2 cm and 5 degrees, no other way."""
-    return float((1 - doubt.ambiguous) / (1 + np.exp(-np.clip(values @ COEFFICIENTS, -30, 30))))
+def confidence_of(values: Floats, doubt: Doubt, read: float) -> float:
+    """The chance, 0..1, that an object with these features [8] stands within 2 cm and 5 degrees, no other way.
+
+    read: share of its mask that has readings. Few may all be wrong ones.
+    """
+    return float(
+        min(1, read / ENOUGH_READ) * (1 - doubt.ambiguous) / (1 + np.exp(-np.clip(values @ COEFFICIENTS, -30, 30)))
+    )
 
 
 def _same(surface: Surface, angles: Floats) -> NDArray[np.bool_]:

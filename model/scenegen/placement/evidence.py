@@ -18,6 +18,7 @@ from scenegen.scene import Floats, View
 OUTLINE_PIXELS = 320
 POINTS = 1500
 MIN_POINTS = 30
+LEAST_READ = 0.02  # of a mask: less are mixed pixels along its edge
 INSIDE = 80
 BLIND = 0.25
 
@@ -93,6 +94,7 @@ class Evidence:
     eye [n]: which one each point is from. towards_camera: float64 [v, 3], unit directions from the object to the eyes,
     share [v]: their parts of it. mean, variance (trace of the covariance): of the whole mask, what has no reading being
     as deep as its neighbours. noise: standard deviation of the points in metres. pixels: of the mask in all views.
+    read: share of the mask that has a usable reading.
     """
 
     points: Floats
@@ -104,6 +106,7 @@ class Evidence:
     variance: float
     noise: float
     pixels: int
+    read: float
     outlines: tuple[Outline, ...]
 
     @property
@@ -144,7 +147,7 @@ def common_views(views: Sequence[View]) -> list[PosedView]:
 
 
 def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
-    """Everything the views measured of one instance; None below MIN_POINTS readings."""
+    """Everything the views measured of one instance; None where next to nothing was read."""
     random = np.random.default_rng(instance)
     clouds: list[Floats] = []
     whole: list[Floats] = []
@@ -157,7 +160,8 @@ def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
             clouds.append(cloud)
             whole.append(filled)
             cameras.append(posed.T_world_camera[:3, 3])
-    if sum(map(len, clouds)) < MIN_POINTS:
+    read = sum(map(len, clouds))
+    if read < max(MIN_POINTS, LEAST_READ * sum(map(len, whole))):
         return None
     towards = np.stack(cameras) - np.stack([filled.mean(axis=0) for filled in whole])
     reach = np.linalg.norm(towards, axis=-1, keepdims=True)
@@ -180,6 +184,7 @@ def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
         variance=max(variance, 1e-8),
         noise=noise,
         pixels=pixels,
+        read=read / sum(map(len, whole)),
         outlines=outlines,
     )
 

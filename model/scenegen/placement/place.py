@@ -119,7 +119,7 @@ def _group_pose(
 def _object(asset: Asset, pose: Pose, part: Part, companions: int) -> PlacedObject:
     doubt = doubt_of(pose, part)
     values = features(pose, part, companions)
-    confidence = confidence_of(values, doubt)
+    confidence = confidence_of(values, doubt, part.evidence.read)
     return placed(asset, pose.T, covariance_of(pose, doubt, values), confidence, pose.residual_m)
 
 
