@@ -91,7 +91,8 @@ def test_glb(exported: dict[str, Path]) -> None:
     picture = scene.geometry["object_2"].visual.material.baseColorTexture
     assert (np.asarray(picture.convert("RGB")) == TEXELS).all()
     assert (
-        scene.geometry["object_5"].visual.vertex_colors[:, :3] == exporting.corner().visual.vertex_colors[:, :3]
+        scene.geometry["object_5"].visual.vertex_attributes["color"][:, :3]
+        == exporting.corner().visual.vertex_colors[:, :3]
     ).all()
 
 

@@ -76,3 +76,17 @@ def test_other_kinds_of_textures_are_kept_too() -> None:
     mesh.visual.material.baseColorTexture = texture(mesh).convert("RGBA")
     got = texture(mesh_from_glb(mesh_to_glb(mesh)))
     np.testing.assert_array_equal(np.asarray(got), np.asarray(texture(mesh)))
+
+
+def test_vertex_colours_come_back_and_no_viewer_takes_them_for_metal() -> None:
+    """glTF's default material is metal, which viewers draw black where nothing is mirrored in it."""
+    mesh = trimesh.creation.box()
+    mesh.visual.vertex_colors = np.arange(32, dtype=np.uint8).reshape(8, 4) | np.array([0, 0, 0, 255], np.uint8)
+    painted, plain = mesh_to_glb(mesh), mesh_to_glb(trimesh.Trimesh(mesh.vertices, mesh.faces))
+    np.testing.assert_array_equal(mesh_from_glb(painted).visual.vertex_colors, mesh.visual.vertex_colors)
+    assert mesh_from_glb(plain).visual.kind is None
+    for data in (painted, plain):
+        gltf, _ = chunks(data)
+        (part,) = gltf["meshes"][0]["primitives"]
+        pbr = gltf["materials"][part["material"]]["pbrMetallicRoughness"]
+        assert pbr == {"metallicFactor": 0.0, "roughnessFactor": 1.0}

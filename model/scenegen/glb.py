@@ -8,7 +8,6 @@ disk, sockets or what an asset is.
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import trimesh
 from PIL import Image
-from trimesh.visual import TextureVisuals
+from trimesh.visual import ColorVisuals, TextureVisuals
 
 from scenegen.scene import ROTATION_YUP_ZUP, Floats, InvalidInput
 
@@ -45,7 +44,7 @@ def meshes_to_glb(nodes: Mapping[str, tuple[trimesh.Trimesh, Floats]]) -> bytes:
             _material(turned).baseColorTexture = _EncodedImage(png)
         T = T_YUP_ZUP @ T_world_mesh @ T_YUP_ZUP.T
         scene.add_geometry(turned, node_name=name, geom_name=name, transform=T)
-    data = scene.export(file_type="glb")
+    data = scene.export(file_type="glb", tree_postprocessor=_matte)
     return bytes(data)
 
 
@@ -55,6 +54,7 @@ def mesh_from_glb(data: bytes, name: str = "GLB") -> trimesh.Trimesh:
         scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
         for geometry in scene.geometry.values():
             _remember_file(_texture(geometry))
+            _colours_as_they_were(geometry)
         mesh = scene.to_mesh()
     except Exception as error:  # trimesh raises whatever its parser met
         message = f"{name} is not a readable GLB ({error!r}): it was cut short or damaged, make it again"
@@ -63,26 +63,6 @@ def mesh_from_glb(data: bytes, name: str = "GLB") -> trimesh.Trimesh:
         raise InvalidInput(f"{name} holds no usable triangles: make it again")
     mesh.apply_transform(T_YUP_ZUP.T)
     return mesh
-
-
-def matte(glb: bytes) -> bytes:
-    """A GLB whose meshes without a material are matte: glTF's default is bare metal, black where nothing is mirrored.
-
-    For what is sent to browsers. On disk such meshes stay as they are: read back, they have vertex colours.
-    """
-    length = int.from_bytes(glb[12:16], "little")
-    tree, rest = json.loads(glb[20 : 20 + length]), glb[20 + length :]
-    bare = [part for mesh in tree.get("meshes", ()) for part in mesh["primitives"] if "material" not in part]
-    if not bare:
-        return glb
-    materials = tree.setdefault("materials", [])
-    materials.append({"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}})
-    for part in bare:
-        part["material"] = len(materials) - 1
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    head = glb[:8] + (20 + len(text) + len(rest)).to_bytes(4, "little") + len(text).to_bytes(4, "little") + glb[16:20]
-    return head + text + rest
 
 
 def pack_texture(mesh: trimesh.Trimesh) -> None:
@@ -124,6 +104,23 @@ class _EncodedImage:
 
 def _material(mesh: trimesh.Trimesh) -> Any:
     return mesh.visual.material if isinstance(mesh.visual, TextureVisuals) else None
+
+
+def _matte(tree: dict[str, Any]) -> None:
+    """Make meshes without a material matte: glTF's default is bare metal, black where nothing is mirrored."""
+    bare = [part for mesh in tree["meshes"] for part in mesh["primitives"] if "material" not in part]
+    if bare:
+        materials = tree.setdefault("materials", [])
+        materials.append({"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}})
+        for part in bare:
+            part["material"] = len(materials) - 1
+
+
+def _colours_as_they_were(mesh: trimesh.Trimesh) -> None:
+    """Vertex colours as such again: beside a material trimesh keeps them as one more attribute of a texture's."""
+    if isinstance(mesh.visual, TextureVisuals) and mesh.visual.uv is None:
+        colours = mesh.visual.vertex_attributes.get("color")
+        mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
 
 
 def _texture(mesh: trimesh.Trimesh) -> Image.Image | None:

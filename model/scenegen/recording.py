@@ -21,7 +21,6 @@ from scipy.spatial.transform import Rotation
 from scenegen.contact_sheet import confidence_colour
 from scenegen.documents import scene_views
 from scenegen.files import read_scene
-from scenegen.glb import matte
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.viewer import BOX_EDGES, ShownObject, ShownScene, shown_scene
 
@@ -149,7 +148,7 @@ class Recording:
                     override_color=False,
                     url="",
                     media_type="model/gltf-binary",
-                    data=np.frombuffer(matte(o.glb), np.uint8),
+                    data=np.frombuffer(o.glb, np.uint8),
                 )  # fmt: skip
             )
         said = {"label": o.label, "confidence": f"{o.confidence:.3f}", "detail": o.detail, "metric": str(o.metric)}

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from scenegen.contact_sheet import confidence_colour
 from scenegen.files import mesh_name, read_scene
-from scenegen.glb import matte, mesh_from_glb
+from scenegen.glb import mesh_from_glb
 from scenegen.placement.sights import FIELD_OF_VIEW
 from scenegen.scene import ROTATION_YUP_ZUP, Floats, InvalidInput, View
 
@@ -212,7 +212,7 @@ class Viewer:
         if o.glb is not None:
             T_world_file = o.T_world_object.copy()
             T_world_file[:3, :3] = T_world_file[:3, :3] @ ROTATION_YUP_ZUP.T  # GLB is y-up, the page takes it as it is
-            scene.add_glb(f"/objects/{o.id}", matte(o.glb), scale=o.scale, **_pose(T_world_file))
+            scene.add_glb(f"/objects/{o.id}", o.glb, scale=o.scale, **_pose(T_world_file))
         corners = box[:3, 3] + (_CORNERS * o.size) @ box[:3, :3].T
         edges = (box[:3, 3] + (BOX_EDGES * o.size) @ box[:3, :3].T).astype(np.float32)
         scene.add_line_segments(f"/boxes/{o.id}", edges, colour, thickness=2.5, thickness_units="screen")
