@@ -98,10 +98,9 @@ class LatentVAE(nn.Module):
         others together; latents have little noise.
         """
         for part in (self.encoder, self.mesh_decoder, self.gaussian_decoder):
-            for block in part.blocks:
-                for layer in (block.attn.to_out, block.mlp.mlp[2]):
-                    nn.init.zeros_(layer.weight)
-                    nn.init.zeros_(layer.bias)
+            for name, parameter in part.blocks.named_parameters():
+                if "attn.to_out" in name or "mlp.mlp.2" in name:
+                    nn.init.zeros_(parameter)
         weight = self.encoder.input_layer.weight
         nn.init.normal_(weight[:, :-COLOURS], std=0.3 * weight.shape[1] ** -0.5)
         nn.init.normal_(weight[:, -COLOURS:], std=0.5)
