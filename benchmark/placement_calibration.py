@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 import scenegen.placement.place as place
 from benchmark.placement import Errors
 from benchmark.placement_scenes import Case, make_case
-from scenegen.placement.certainty import Doubt
+from scenegen.placement.certainty import BELIEVED, Doubt
 from scenegen.scene import Floats
 
 SEED = 6000
@@ -65,7 +65,7 @@ def chance(rows: Floats, ambiguous: Floats, near: Floats) -> Floats:
     """Coefficients [k] of the logistic regression; the first feature is the constant."""
 
     def loss(z: Floats) -> float:
-        right = np.clip((1 - ambiguous) / (1 + np.exp(-z)), 1e-9, 1 - 1e-9)
+        right = np.clip((1 - BELIEVED * ambiguous) / (1 + np.exp(-z)), 1e-9, 1 - 1e-9)
         return -float((near * np.log(right) + (1 - near) * np.log1p(-right)).sum())
 
     return _fitted(rows, loss)

@@ -22,6 +22,7 @@ from scenegen.scene import Floats
 YAWS = 24
 SETTLING = (0.15, 0.1, 0.1)  # a body does not turn about the middle of its box
 SAME = 0.035  # asset units: a turn that moves the surface by less changes nothing that a generator gets right
+OFF = 3.0  # ... or by less than so many times what the shape is off where it is seen
 AS_GOOD = 0.01  # difference of misfits at which another pose is believed 1 / e times as much
 LOG_DEVIATIONS = np.array(
     [
@@ -32,6 +33,7 @@ LOG_DEVIATIONS = np.array(
 LOG_DEVIATION_RANGE = (-1.0, 3.0)
 COEFFICIENTS = np.array([-6.846, -0.306, -1.542, -0.783, -0.336, 0.288, 0.067, -0.266])
 NEARBY = 1.5 * 2 * np.pi / YAWS  # yaws nearer than this are what the least-squares covariance is about
+BELIEVED = 0.8  # of the doubt about yaws: shapes that are nearly symmetric are often right after all
 ENOUGH_READ = 0.2
 ROUND_VARIANCE = np.pi**2 / 3  # of a yaw that may be anything
 
@@ -52,7 +54,7 @@ class Doubt:
 def doubt_of(pose: Pose, part: Part) -> Doubt:
     """Try other yaws in place of the one found, as far as the placement the object was generated with allows them."""
     angles: Floats = np.asarray(np.arange(1, YAWS) * (2 * np.pi / YAWS))
-    same = _same(part.surface, angles)
+    same = _same(part.surface, angles, max(SAME, OFF * pose.residual_m / float(scale_of(pose.T))))
     turned = np.tile(pose.T, (YAWS, 1, 1))
     turned[1:, :3, :3] = pose.T[:3, :3] @ _yaws(angles)
     single = [Part(part.surface, part.evidence, np.eye(4))]
@@ -104,19 +106,21 @@ def confidence_of(values: Floats, doubt: Doubt, read: float) -> float:
     read: share of its mask that has readings. Few may all be wrong ones.
     """
     return float(
-        min(1, read / ENOUGH_READ) * (1 - doubt.ambiguous) / (1 + np.exp(-np.clip(values @ COEFFICIENTS, -30, 30)))
+        min(1, read / ENOUGH_READ)
+        * (1 - BELIEVED * doubt.ambiguous)
+        / (1 + np.exp(-np.clip(values @ COEFFICIENTS, -30, 30)))
     )
 
 
-def _same(surface: Surface, angles: Floats) -> NDArray[np.bool_]:
-    """Whether turning a surface about z by angles [k] leaves it where it is, bool [k]."""
+def _same(surface: Surface, angles: Floats, most: float) -> NDArray[np.bool_]:
+    """Whether turning a surface about z by angles [k] moves it by most (asset units) at the most, bool [k]."""
     coarse = surface.points[:COARSE]
     turned = coarse[:200] @ np.swapaxes(_yaws(angles), -1, -2)
     index = cKDTree(coarse).query(turned)[1]
     offset = turned - coarse[index]
     across = np.abs((offset * surface.normals[index]).sum(-1))
     beside = np.sqrt(np.maximum((offset**2).sum(-1) - across**2, 0))
-    return np.asarray((np.quantile(across, 0.9, axis=1) < SAME) & (np.quantile(beside, 0.9, axis=1) < 2 * SPACING))
+    return np.asarray((np.quantile(across, 0.9, axis=1) < most) & (np.quantile(beside, 0.9, axis=1) < 2 * SPACING))
 
 
 def _yaws(angles: Floats) -> Floats:
