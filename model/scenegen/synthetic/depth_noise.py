@@ -28,8 +28,9 @@ def add_depth_noise(depth_m: Floats32, rng: np.random.Generator) -> Floats32:
     """
     z = depth_m.astype(np.float32)
     noisy = _quantised(z + rng.standard_normal(z.shape, dtype=np.float32) * (0.001 + 0.0025 * z * z))
+    patches = _patches(z.shape, rng)
     lost = _edges(z) & (rng.uniform(size=z.shape) < _LOST_AT_EDGES)
-    lost |= _patches(z.shape, rng) > 1.6
+    lost |= patches > 1.6
     lost |= rng.uniform(size=z.shape) < 0.005
     lost |= (z < _RANGE_M[0]) | (z > _RANGE_M[1])
     return np.where(lost, 0.0, noisy).astype(np.float32)
