@@ -26,6 +26,10 @@ STAGES = ((0.08, 0.3), (0.06, 0.1), (0.05, 0.1), *((0.04, 0.03),) * 4)
 POINTS = 400
 FREE = np.array([0.3, 0.3, 0.3, 0.2, 0.2, 0.2, 0.2])
 """Prior of an object found anew: radians, lengths and log-scale about its own start."""
+QUARTER_TURNS = [
+    np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]) for c, s in ((0, 1), (-1, 0), (0, -1))
+]
+"""About z: what looks nearly the same so, only the finest fit tells apart."""
 WIDTH = np.array([0.1, 0.08, 0.08])
 """How far placements are trusted before anything is known of them: radians, query sizes, log-scale."""
 LEAST_WIDTH, MOST_WIDTH = 0.003, 0.15
@@ -199,8 +203,12 @@ def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: 
     """The better of the predicted pose and one found from the object's own points, standing upright."""
     single = Part(part.surface, part.evidence, np.eye(4))
     T, _ = search([single], upright_rotations(up), ground.support, check)
-    candidates = [refined(part, t, t, FREE * _unit(part), ground, (), STAGES, check) for t in T[:3]]
-    best = min(candidates, key=lambda pose: pose.score)
+
+    def tried(start: Floats) -> Pose:
+        return refined(part, start, start, FREE * _unit(part), ground, (), STAGES, check)
+
+    best = min((tried(start) for start in T), key=lambda pose: pose.score)
+    best = min([best, *(tried(best.T @ turn) for turn in QUARTER_TURNS)], key=lambda pose: pose.score)
     if best.score > BETTER * predicted.score:
         return predicted
     return replace(best, own=True)
