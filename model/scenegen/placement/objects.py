@@ -88,6 +88,8 @@ def place_objects(T_world_group: Floats, parts: Sequence[Part], ground: Ground, 
         moves = np.stack([change(poses[i].T, predicted[i]) for i in good])
         T_group = _followed(T_group, parts, poses, good, moves, sigma)
         width = _width(moves, np.stack([np.diag(poses[i].covariance) for i in good]), float(scale_of(T_group)))
+    if len(parts) == 1:
+        poses = [_turned(parts[0], poses[0], ground, check)]
     if len(good) > 1:
         poses = [replace(pose, width=float(width[1]), turn_width=float(width[0])) for pose in poses]
     axis = ground.up if ground.up is not None else T_group[:3, 2] / scale_of(T_group)
@@ -204,14 +206,20 @@ def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: 
     single = Part(part.surface, part.evidence, np.eye(4))
     T, _ = search([single], upright_rotations(up), ground.support, check)
 
-    def tried(start: Floats) -> Pose:
-        return refined(part, start, start, FREE * _unit(part), ground, (), STAGES, check)
-
-    best = min((tried(start) for start in T), key=lambda pose: pose.score)
-    best = min([best, *(tried(best.T @ turn) for turn in QUARTER_TURNS)], key=lambda pose: pose.score)
+    best = min((_freely(part, start, ground, check) for start in T), key=lambda pose: pose.score)
+    best = _turned(part, best, ground, check)
     if best.score > BETTER * predicted.score:
         return predicted
     return replace(best, own=True)
+
+
+def _freely(part: Part, start: Floats, ground: Ground, check: Check) -> Pose:
+    return refined(part, start, start, FREE * _unit(part), ground, (), STAGES, check)
+
+
+def _turned(part: Part, pose: Pose, ground: Ground, check: Check) -> Pose:
+    """The pose, or where a quarter turn from it fits better."""
+    return min([pose, *(_freely(part, pose.T @ turn, ground, check) for turn in QUARTER_TURNS)], key=lambda p: p.score)
 
 
 def _unit(part: Part) -> Floats:
