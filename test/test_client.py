@@ -50,7 +50,7 @@ def test_a_scene_over_a_unix_socket(tmp_path: Path) -> None:
     progress: list[Progress] = []
     with running(generator, tmp_path / "s") as address:
         client = SceneClient(address)
-        assert client.ready() == Readiness("ready", "the model is loaded", False, 0, 4, None)
+        assert client.ready() == Readiness("ready", "the model is loaded", False, 0, 4, None, segmenter=False)
         scene = client.generate([view()], seed=7, ids=[3, 1], on_progress=progress.append)
     check_scene(scene, (3, 1), 7)
     assert scene.seconds == {"structure": 0.5}
