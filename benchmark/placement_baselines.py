@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from scenegen.scene import Floats, Scene, View
 
 ICP_POINTS, ICP_ITERATIONS, ICP_KEPT = 1500, 50, 0.9
+LEAST_POINTS = 10  # with fewer there is nothing to register, and the start stays
 CPD_POINTS, CPD_ITERATIONS, CPD_OUTLIERS = 300, 60, 0.1
 
 
@@ -41,6 +42,8 @@ def merged_points(views: Sequence[View], ids: Sequence[int]) -> Floats:
 
 def scaled_icp(model: Floats, points: Floats, random: np.random.Generator) -> Floats:
     """Trimmed ICP with scale (Zinsser, Schmidt & Niemann 2005), every measured point to its nearest of the model."""
+    if len(points) < LEAST_POINTS:
+        return np.eye(4)
     source, target = _some(model, ICP_POINTS, random), _some(points, ICP_POINTS, random)
     T = _start(source, target)
     for _ in range(ICP_ITERATIONS):
@@ -52,6 +55,8 @@ def scaled_icp(model: Floats, points: Floats, random: np.random.Generator) -> Fl
 
 def cpd(model: Floats, points: Floats, random: np.random.Generator) -> Floats:
     """Coherent point drift with a similarity (Myronenko & Song 2010, figure 2), outlier weight 0.1."""
+    if len(points) < LEAST_POINTS:
+        return np.eye(4)
     source, target = _some(model, CPD_POINTS, random), _some(points, CPD_POINTS, random)
     T = _start(source, target)
     squared = ((_moved(T, source)[:, None] - target) ** 2).sum(-1)
@@ -93,6 +98,6 @@ def _similarity(source: Floats, target: Floats, weight: Floats) -> Floats:
     u, d, vt = np.linalg.svd((t * share[:, None]).T @ s)
     sign = np.array([1, 1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
     T = np.eye(4)
-    T[:3, :3] = (u * sign) @ vt * ((d * sign).sum() / max(float(share @ (s**2).sum(axis=1)), 1e-12))
+    T[:3, :3] = (u * sign) @ vt * max((d * sign).sum() / max(float(share @ (s**2).sum(axis=1)), 1e-12), 1e-6)
     T[:3, 3] = mean_t - T[:3, :3] @ mean_s
     return T
