@@ -17,13 +17,13 @@ from scenegen.synthetic import camera_path, make_scene
 from scenegen.synthetic.depth_noise import sensed
 from scenegen.synthetic.rendering import render_views
 
-SEED = 4
+SEED = 7
 COUNT = 4
 
 
 @cache
 def views() -> tuple[View, ...]:
-    """Of four objects, as a depth camera and a segmentation give them, with true ids."""
+    """Of five objects, as a depth camera and a segmentation give them, with true ids."""
     scene, camera, rng = make_scene(SEED), Camera.pinhole(200, 150, 188.0), np.random.default_rng(SEED)
     seen = render_views(scene, camera, camera_path(scene, COUNT, SEED, camera))
     noisy = [sensed(view.masks, view.depth_m, rng) for view in seen]

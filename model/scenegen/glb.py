@@ -54,7 +54,7 @@ def mesh_from_glb(data: bytes, name: str = "GLB") -> trimesh.Trimesh:
         scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
         for geometry in scene.geometry.values():
             _remember_file(_texture(geometry))
-            _colours_as_they_were(geometry)
+            vertex_colours_as_such(geometry)
         mesh = scene.to_mesh()
     except Exception as error:  # trimesh raises whatever its parser met
         message = f"{name} is not a readable GLB ({error!r}): it was cut short or damaged, make it again"
@@ -63,6 +63,14 @@ def mesh_from_glb(data: bytes, name: str = "GLB") -> trimesh.Trimesh:
         raise InvalidInput(f"{name} holds no usable triangles: make it again")
     mesh.apply_transform(T_YUP_ZUP.T)
     return mesh
+
+
+def vertex_colours_as_such(mesh: trimesh.Trimesh) -> None:
+    """Give a mesh that trimesh read from a GLB its vertex colours back: beside a material they are left in a corner."""
+    if isinstance(mesh.visual, TextureVisuals) and mesh.visual.uv is None:
+        colours = mesh.visual.vertex_attributes.get("color")
+        if colours is not None or mesh.visual.material.baseColorFactor is None:
+            mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
 
 
 def pack_texture(mesh: trimesh.Trimesh) -> None:
@@ -114,13 +122,6 @@ def _matte(tree: dict[str, Any]) -> None:
         materials.append({"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}})
         for part in bare:
             part["material"] = len(materials) - 1
-
-
-def _colours_as_they_were(mesh: trimesh.Trimesh) -> None:
-    """Vertex colours as such again: beside a material trimesh keeps them as one more attribute of a texture's."""
-    if isinstance(mesh.visual, TextureVisuals) and mesh.visual.uv is None:
-        colours = mesh.visual.vertex_attributes.get("color")
-        mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
 
 
 def _texture(mesh: trimesh.Trimesh) -> Image.Image | None:

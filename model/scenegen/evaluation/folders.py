@@ -16,7 +16,7 @@ import trimesh
 
 from scenegen.evaluation.images import Judge, Picture, camera_of, draw, image_features, image_figures, objects_on_white
 from scenegen.evaluation.scoring import SceneScore, evaluate_scene, mean_scores
-from scenegen.glb import T_YUP_ZUP
+from scenegen.glb import T_YUP_ZUP, vertex_colours_as_such
 from scenegen.images import read_views
 from scenegen.scene import InvalidInput
 
@@ -99,10 +99,13 @@ def load_objects(path: Path) -> list[trimesh.Trimesh]:
     try:
         scene = trimesh.load_scene(path, process=False)
         meshes = []
+        for geometry in scene.geometry.values():
+            if isinstance(geometry, trimesh.Trimesh):
+                vertex_colours_as_such(geometry)
         for node in _geometry_nodes(scene):
-            T_world_node, geometry = scene.graph[node]
-            if isinstance(scene.geometry[geometry], trimesh.Trimesh):
-                meshes.append(scene.geometry[geometry].copy().apply_transform(T_YUP_ZUP.T @ T_world_node))
+            T_world_node, name = scene.graph[node]
+            if isinstance(scene.geometry[name], trimesh.Trimesh):
+                meshes.append(scene.geometry[name].copy().apply_transform(T_YUP_ZUP.T @ T_world_node))
     except Exception as error:  # trimesh raises whatever its parser met
         raise InvalidInput(f"{path} is not a readable GLB ({error!r}): make it again") from error
     if not meshes or not all(len(mesh.faces) and np.isfinite(mesh.vertices).all() for mesh in meshes):
