@@ -20,8 +20,9 @@ from scenegen.scene import Asset, Floats, PlacedObject
 INDEPENDENT = 60  # residuals of neighbouring points share their cause: they count as this many
 CONTRADICTED = 0.12  # misfit above which a predicted placement is not believed without a search of its own
 BETTER = 0.75  # a pose of its own must fit this much better than the predicted one
-UPRIGHT, NEARLY_UPRIGHT = np.deg2rad(1.0), np.deg2rad(8.0)
+UPRIGHT, NEARLY_UPRIGHT = np.deg2rad(0.4), np.deg2rad(10.0)
 """Standing objects stand this upright; what leans more than the second is hardly taken for standing."""
+SNAP = np.cos(np.deg2rad(25.0))
 STAGES = ((0.08, 0.3), (0.06, 0.1), (0.05, 0.1), *((0.04, 0.03),) * 4)
 POINTS = 400
 FREE = np.array([0.3, 0.3, 0.3, 0.2, 0.2, 0.2, 0.2])
@@ -76,7 +77,7 @@ def place_objects(T_world_group: Floats, parts: Sequence[Part], ground: Ground, 
     for number in range(ROUNDS):
         predicted = [T_group @ part.T_group_asset for part in parts]
         sigma = np.repeat(width * [1, scale_of(T_group), 1], [3, 3, 1])
-        begun = predicted if number == 0 else [pose.T for pose in poses]
+        begun = [_set_upright(T, ground.up) for T in predicted] if number == 0 else [pose.T for pose in poses]
         stages = STAGES if number == 0 else STAGES[-3:]
         poses = [
             refined(part, T, begun[i], sigma, ground, _others(i, parts, begun) if number else (), stages, check)
@@ -187,6 +188,16 @@ def refined(
         T = stepped(T[None], step[None], centre)[0]
     residual = float(np.median(np.abs(match(T, part, POINTS).across)))
     return Pose(T, np.asarray(np.linalg.inv(total)), residual, misfit(T, part))
+
+
+def _set_upright(T: Floats, up: Floats | None) -> Floats:
+    """A pose [4, 4] with its z axis turned to up [3] where it is nearly there: a start that evidence may leave."""
+    z = T[:3, 2] / scale_of(T)
+    if up is None or z @ up < SNAP:
+        return T
+    out = T.copy()
+    out[:3, :3] = Rotation.align_vectors([up], [z])[0].as_matrix() @ T[:3, :3]
+    return out
 
 
 def _uprightness(T: Floats, up: Floats | None) -> tuple[Floats, Floats]:

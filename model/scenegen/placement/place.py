@@ -21,7 +21,7 @@ from scenegen.placement.unscaled import place_by_outlines
 from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject, Scene, View
 
 DOUBTFUL = 0.18  # misfit of the group above which upright starts alone are not believed
-UPRIGHT_BONUS = 0.9  # a pose on the support plane's normal wins against one that scores this much
+UPRIGHT_BONUS = 0.6  # a pose on the support plane's normal wins against one whose misfit is this share of its own
 WALL = 0.5  # a plane around the objects whose normal is farther from the vertical than 60 degrees carries nothing
 
 
