@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,15 @@ from scenegen.training.loop import Schedule, load_average, run
 
 PROGRAM = Path(__file__).with_name("line_training.py")
 FP32 = Schedule(**SCHEDULE, precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over other numbers of threads round differently, and Muon makes much of it; the program uses one as well."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def start(*words: object, **more: str) -> subprocess.Popen[str]:
