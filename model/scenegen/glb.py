@@ -69,7 +69,7 @@ def vertex_colours_as_such(mesh: trimesh.Trimesh) -> None:
     """Give a mesh that trimesh read from a GLB its vertex colours back: beside a material they are left in a corner."""
     if isinstance(mesh.visual, TextureVisuals) and mesh.visual.uv is None:
         colours = mesh.visual.vertex_attributes.get("color")
-        if colours is not None or mesh.visual.material.baseColorFactor is None:
+        if colours is not None or _material(mesh).baseColorFactor is None:
             mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
 
 
