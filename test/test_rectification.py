@@ -126,7 +126,7 @@ def test_objects_are_placed_from_a_distorted_camera() -> None:
 
     found, misled = off_m(views), off_m(raw)
     assert np.median(found) < 0.002 and max(found) < 0.02
-    assert np.median(misled) > 0.004, "taken as they come, the views mislead"
+    assert np.median(misled) > 2 * np.median(found), "taken as they come, the views mislead"
 
 
 def test_maps_are_made_once_per_camera_and_without_a_lens_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
