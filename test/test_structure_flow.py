@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scenegen.generator.structure.flow import SparseStructureFlowModel, patchify, unpatchify
-from scenegen.generator.structure.initialise import initialise_from_scratch
 from scenegen.scene import InvalidInput
+from scenegen.training.initial import start_from_nothing
 
 ARGS: dict[str, Any] = {
     "resolution": 4,
@@ -174,7 +174,7 @@ def test_readout_adds_no_parameter_to_models_without_one() -> None:
 
 def test_training_with_a_readout_starts_from_its_placements() -> None:
     model = SparseStructureFlowModel(**ARGS, readout=READOUT).train()
-    initialise_from_scratch(model)
+    start_from_nothing(model)
     x, t, cond = scene(3)
     with torch.no_grad():
         cache = model.encode_condition(cond)

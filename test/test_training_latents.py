@@ -20,9 +20,10 @@ from scenegen.generator.structure.surface import corner_distances, surface_voxel
 from scenegen.scene import InvalidInput
 from scenegen.synthetic.objects import make_object
 from scenegen.training import shards
+from scenegen.training.initial import start_from_nothing
 from scenegen.training.latent_truth import corner_truth, feet, structure_of, views_of
 from scenegen.training.latent_vae import LatentVAE, LatentVAEStage, parts_of, voxels_of
-from scenegen.training.latents import LatentStage, start_from_nothing
+from scenegen.training.latents import LatentStage
 from scenegen.training.loop import Schedule, run
 from scenegen.training.shards import Samples
 

@@ -28,11 +28,11 @@ from scenegen.generator.checkpoints.models import describe
 from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import ConditionCache, SparseStructureFlowModel
-from scenegen.generator.structure.initialise import initialise_from_scratch
 from scenegen.generator.structure.readout import ConditionReadout
 from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.scene import InvalidInput
 from scenegen.training.encoders import EncoderPretraining, EncoderStage
+from scenegen.training.initial import start_from_nothing
 from scenegen.training.loop import Schedule, run
 from scenegen.training.shards import Samples
 from scenegen.training.structure import StructureStage
@@ -140,7 +140,7 @@ def train_row(ablation: Ablation, start: Start, schedule: Schedule, folder: Path
     conditioner = AblatedConditioner(start.whole.conditioner, ablation.left_out).requires_grad_(False).eval()
     torch.manual_seed(SEED)
     flow = (SparseStructureFlowModel if ablation.scene_attention else AssetLevelFlow)(**start.flow_args)
-    initialise_from_scratch(flow)
+    start_from_nothing(flow)
     if isinstance(flow.readout, ConditionReadout):
         layout = {"patch": flow.patch_size, "resolution": flow.resolution}
         teaching = EncoderPretraining(conditioner, flow.readout)

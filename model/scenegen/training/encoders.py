@@ -71,7 +71,7 @@ def _gains(rng: np.random.Generator, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def initialise_from_scratch(conditioner: Conditioner) -> None:
+def initialise_encoders(conditioner: Conditioner) -> None:
     """Where encoders without published weights start.
 
     The libraries' own initialisation is for much longer training: positions so faint beside what black patches give

@@ -1,4 +1,4 @@
-"""Training that starts from published weights: which of a flow's tensors they give, and what stays as they are.
+"""Where training a flow starts: from nothing, or from published weights and with most of them frozen.
 
 spec/structure.md section 8: the local layers of the structure flow are TRELLIS's, and frozen; what a scene needs
 besides is new, and trained. Knows nothing about losses or data.
@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from scenegen.generator.checkpoints import find_model, load_pipeline
 from scenegen.generator.checkpoints.tensors import differences, listed, opened
+from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.scene import InvalidInput
 
@@ -22,6 +24,28 @@ TRAINED = re.compile(
 """Names of what is trained, as in the released configuration."""
 _OF_SCENES = re.compile(rf"{TRAINED.pattern}|norm4|^readout")
 """Names that TRELLIS's flow does not have; the norm of the global cross-attention stays the identity it begins as."""
+
+
+@torch.no_grad()
+def start_from_nothing(flow: SparseStructureFlowModel | SLatFlowModel) -> None:
+    """Xavier weights, zero gates and zero output: the first answer is zero, and only the cross-attentions act.
+
+    The constructors' own initialisation is the published one (spec/structure.md section 2.2), which assumes that the
+    local layers come from a checkpoint. The position head and a readout keep what their constructors gave them.
+    """
+    for name, module in flow.named_modules():
+        if not isinstance(module, nn.Linear) or name.startswith(("position_head", "readout")):
+            continue
+        if "adaLN_modulation" in name or "emb_layers" in name or name == "out_layer":
+            nn.init.zeros_(module.weight)
+        elif name.startswith("t_embedder"):
+            nn.init.normal_(module.weight, std=0.02)
+        else:
+            nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    if isinstance(flow, SparseStructureFlowModel) and flow.use_global:
+        nn.init.normal_(flow.position_token, std=0.02)
+        nn.init.normal_(flow.register_token, std=0.02)
 
 
 def structure_flow_file(place: Path) -> Path:

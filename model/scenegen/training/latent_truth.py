@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from scenegen.generator.meshing.tables import CORNERS
 from scenegen.generator.structure.surface import BORDER
 from scenegen.render import Camera, Light, Renderer, Surface, look_at, to_bytes
 from scenegen.synthetic.objects import ProceduralObject
@@ -16,8 +17,6 @@ Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-CORNERS = np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)])
-"""Of a fine voxel, in the mesh decoder's order (spec/latents.md section 8)."""
 ELEVATIONS_DEG = (20.0, 50.0, 20.0, 50.0)
 """Of the views whose features a voxel's latent is made of; their azimuths are spread evenly."""
 _DISTANCE = 3.0
@@ -79,7 +78,7 @@ def corner_truth(made: ProceduralObject, fine: Ints, grid: int, unit: int) -> tu
     border of the box it is outside, so that the surface closes.
     """
     corners = (fine[:, None] + CORNERS).reshape(-1, 3)
-    keys, index = np.unique(corners @ [(grid + 1) ** 2, grid + 1, 1], return_inverse=True)
+    keys, index = np.unique(corners @ np.array([(grid + 1) ** 2, grid + 1, 1]), return_inverse=True)
     places = np.stack(np.unravel_index(keys, (grid + 1,) * 3), axis=-1)
     parts = np.stack([part.sdf(places / grid - 0.5) for part in made.parts])
     distance = np.clip(parts.min(0) * unit, -1, 1)

@@ -209,9 +209,10 @@ class LatentVAEStage:
         return {name: torch.stack(values).mean() for name, values in terms.items()}
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Held-out whole objects, from latent means, near the surface: error of the distance (voxels), the structure's
+        """Of held-out whole objects, from latent means, near the surface.
 
-        own, share of right signs; error of colours, and of the object's mean colour; Gaussians' distance.
+        distance: error in voxels; structure_distance: the structure's own; signs: share of right ones; colour and
+        mean_colour: error of colours, and of the object's mean colour; splats_off: Gaussians' distance in voxels.
         """
         assert isinstance(model, LatentVAE)
         sums: dict[str, list[float]] = {}

@@ -96,9 +96,10 @@ class LatentStage:
         return {"loss": error.mean(), "best_guess": alone}
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Held-out whole objects: the best guess's error (1: knows nothing), the same with another object's image; and
+        """Of held-out whole objects, from best guesses.
 
-        the mean error of its decoded colours near the surface, beside the latents' own and the picture's mean colour.
+        error (1: knows nothing) and error_shuffled, the same with another object's image; colour: the mean error of
+        decoded colours near the surface; colour_of_latents, the true latents'; colour_of_picture, its mean's.
         """
         assert isinstance(model, SLatFlowModel)
         device = next(model.parameters()).device
@@ -131,24 +132,6 @@ class LatentStage:
         features, _ = self.vae.mesh_decoder(self.normalisation.restore(latents), voxels)
         tints = take_apart(features, self.vae.resolution)[2]
         return tints.unflatten(0, (len(voxels), -1)).mean((1, 2))
-
-
-@torch.no_grad()
-def start_from_nothing(flow: SLatFlowModel) -> None:
-    """Xavier weights, zero gates and zero output: the first answer is the mean of all latents, and only the
-
-    cross-attentions act, as where the structure flow starts.
-    """
-    for name, module in flow.named_modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        if "adaLN_modulation" in name or "emb_layers" in name or name == "out_layer":
-            nn.init.zeros_(module.weight)
-        elif name.startswith("t_embedder"):
-            nn.init.normal_(module.weight, std=0.02)
-        else:
-            nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
 
 
 def _some_blocks(coords: NDArray[np.int64], side: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -13,14 +13,12 @@ from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.latents.normalisation import LatentNormalisation
 from scenegen.generator.structure.flow import SparseStructureFlowModel
-from scenegen.generator.structure.initialise import initialise_from_scratch
 from scenegen.generator.structure.readout import ConditionReadout
 from scenegen.training.distributed import own_device
-from scenegen.training.encoders import EncoderPretraining, EncoderStage
-from scenegen.training.encoders import initialise_from_scratch as initialise_encoders
-from scenegen.training.initial import start_from_trellis
+from scenegen.training.encoders import EncoderPretraining, EncoderStage, initialise_encoders
+from scenegen.training.initial import start_from_nothing, start_from_trellis
 from scenegen.training.latent_vae import LatentVAE, LatentVAEStage
-from scenegen.training.latents import LatentStage, start_from_nothing
+from scenegen.training.latents import LatentStage
 from scenegen.training.loop import Schedule, Stage, load_average, run
 from scenegen.training.shards import Samples
 from scenegen.training.structure import StructureStage
@@ -73,7 +71,7 @@ def train(
         assert isinstance(encoders, EncoderPretraining)
         flow = SparseStructureFlowModel(**config["flow"])
         if init is None:
-            initialise_from_scratch(flow)
+            start_from_nothing(flow)
         else:
             start_from_trellis(flow, init)
         if flow.readout is not None:

@@ -34,9 +34,9 @@ class Stand:
 
 
 def stand_of(logits: Tensor, on_surface: bool) -> Stand:
-    """Where latents stand on the structure of one asset, occupancy logits [1, 1, R, R, R]. Of solids specks are left
+    """Where latents stand on the structure of one asset, occupancy logits [1, 1, R, R, R].
 
-    out, as of coarse meshes; there is no voxel where the structure is empty.
+    Of solids specks are left out, as of coarse meshes; there is no voxel where the structure is empty.
     """
     solid = solid_logits(logits[0, 0].float().cpu().numpy()) if on_surface else None
     if solid is None:

@@ -12,6 +12,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from scenegen.generator.meshing.tables import CORNERS
+
 Bools = NDArray[np.bool_]
 
 BORDER = 0.1
@@ -50,7 +52,7 @@ def corner_distances(chance: NDArray[np.float32], fine: NDArray[np.int64], facto
         for side in (0, -1):
             border = field[(slice(None),) * dimension + (side,)]
             np.maximum(border, BORDER, out=border)
-    corners = fine[:, None] + np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)])
+    corners = fine[:, None] + CORNERS
     distances: NDArray[np.float32] = field[tuple(corners.reshape(-1, 3).T)].reshape(-1, 8)
     return distances
 
