@@ -26,6 +26,7 @@ from scenegen.scene import Asset, Placement, Scene, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render_views, sensed, true_scene
 
 MIN_PIXELS = 300
+RING = 4  # cameras around the scene, of which fewer views take some
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,23 @@ class Case:
 
 
 def make_case(seed: int, views: int, shapes: str, count: tuple[int, int]) -> Case | None:
-    """The case of a seed; objects under MIN_PIXELS in the first view are left out, None when all are."""
+    """The case of a seed; objects under MIN_PIXELS in the first view are left out, None when all are.
+
+    One or two views are some of the four, as these were sensed, and the scene is corrupted alike: views add evidence
+    and change nothing else.
+    """
     truth = make_scene(seed, count)
-    random = np.random.default_rng(seed)
-    exact = render_views(truth, Camera.pinhole(), camera_path(truth, views, seed))
-    taken = tuple(_sensed(view, random) for view in exact)
+    ring = camera_path(truth, max(views, RING), seed)
+    stands = np.arange(views) * (len(ring) // views)
+    exact = render_views(truth, Camera.pinhole(), ring[stands])
+    taken = tuple(_sensed(view, np.random.default_rng([seed, k])) for view, k in zip(exact, stands, strict=True))
     ids = [i for i in taken[0].instance_ids if (taken[0].masks == i).sum() >= MIN_PIXELS]
     if not ids:
         return None
     if shapes == "generated":
         scene = _generator()(taken, ids, seed)
     else:
-        scene = corrupted(truth, true_scene(truth, exact[0], ids), CORRUPTIONS[shapes], random)
+        scene = corrupted(truth, true_scene(truth, exact[0], ids), CORRUPTIONS[shapes], np.random.default_rng(seed))
     return Case(truth, taken, scene, tuple(asset.id - 1 for asset in scene.assets))
 
 
