@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from scenegen.placement import by_known_sizes, in_query_units, place_scene
 from scenegen.placement.certainty import doubt_of
 from scenegen.placement.evidence import Evidence, common_views, gather
-from scenegen.placement.fit import rows
+from scenegen.placement.fit import match, rows
 from scenegen.placement.objects import Pose
 from scenegen.placement.solver import Part
 from scenegen.placement.support import support_of
@@ -86,7 +86,7 @@ def test_what_reaches_into_a_neighbour_is_pushed_out() -> None:
     part = Part(cube, evidence, np.eye(4))
 
     def push(others: list[tuple[Part, np.ndarray]]) -> np.ndarray:
-        return rows(T, part, 0.01, 0.0, 100, None, others).equations(T[:3, 3])[1]
+        return rows(T, part, match(T, part, 100), 0.01, 0.0, 100, None, others).equations(T[:3, 3])[1]
 
     gradient = push([(part, T_other)]) - push([])
     assert gradient[3] > 5 * np.abs(gradient[4:6]).max()  # the cost grows towards the neighbour

@@ -84,6 +84,7 @@ def match(T: Floats, part: Part, count: int) -> Match:
 def rows(
     T: Floats,
     part: Part,
+    found: Match,
     near: float,
     outline: float,
     count: int,
@@ -92,9 +93,9 @@ def rows(
 ) -> Rows:
     """Everything that judges the asset at T [4, 4], in units of near (metres: residuals beyond it count little).
 
-    outline: weight of outline and free space beside the points, of which count are used. others: what stands beside.
+    found: its points' match there. outline: weight of outline and free space beside the points, for which about count
+    samples are tested. others: what stands beside.
     """
-    found = match(T, part, count)
     weight = 1 / (1 + (found.across**2 + found.beside**2) / near**2) ** 2 / (len(found.at) * near**2)
     out = [
         Rows(found.at, found.normals, found.across, weight),

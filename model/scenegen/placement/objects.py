@@ -177,8 +177,8 @@ def refined(
         check()
         centre = T[:3, 3]
         near = part.tolerance(share)
-        hessian, gradient = rows(T, part, near, outline, POINTS, ground.support, others).equations(centre)
         found = match(T, part, POINTS)
+        hessian, gradient = rows(T, part, found, near, outline, POINTS, ground.support, others).equations(centre)
         spread = max(1.48 * float(np.median(np.hypot(found.across, found.beside))), part.evidence.noise)
         worth = INDEPENDENT * (near / spread) ** 2
         upright, lean = _uprightness(T, ground.up)
@@ -216,7 +216,6 @@ def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: 
     """The better of the predicted pose and one found from the object's own points, standing upright."""
     single = Part(part.surface, part.evidence, np.eye(4))
     T, _ = search([single], upright_rotations(up), ground.support, check)
-
     best = min((_freely(part, start, ground, check) for start in T), key=lambda pose: pose.score)
     best = _turned(part, best, ground, check)
     if best.score > BETTER * predicted.score:

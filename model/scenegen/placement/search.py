@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.fit import misfit, rows
+from scenegen.placement.fit import match, misfit, rows
 from scenegen.placement.solver import (
     Check,
     Part,
@@ -85,8 +85,9 @@ def fit_group(
         check()
         hessian, gradient = np.zeros((7, 7)), np.zeros(7)
         for part in parts:
-            found = rows(T @ part.T_group_asset, part, part.tolerance(share), outline, points, support)
-            h, g = found.equations(pivot)
+            T_asset = T @ part.T_group_asset
+            found = match(T_asset, part, points)
+            h, g = rows(T_asset, part, found, part.tolerance(share), outline, points, support).equations(pivot)
             hessian, gradient = hessian + h, gradient + g
         step = hurried(bounded(hessian, gradient, unit), step, unit)
         T = stepped(T[None], step[None], pivot)[0]
