@@ -19,7 +19,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export FASTRTPS_DEFAULT_PROFILES_FILE ?= $(CURDIR)/config/fastdds.xml
 
 INTERFACES := package.xml CMakeLists.txt scenegen_ros/__init__.py $(wildcard msg/* srv/* action/* scripts/*) \
-	$(wildcard pip_ros/*.* pip_ros/interfaces/*/*.* pip_ros/interfaces/*/msg/*)
+	$(wildcard pip_ros/*.* pip_ros/interfaces/*/*.* pip_ros/interfaces/*/*/*)
 
 setup: $(VENV)/interfaces.stamp
 
@@ -40,10 +40,16 @@ $(VENV)/interfaces.stamp: $(VENV)/packages.stamp $(INTERFACES)
 	@$(BIN)/python pip_ros/build.py
 	@touch $@
 
+# What MoveIt's planning scene is made of; only its test needs it here.
+$(VENV)/moveit.stamp: $(VENV)/interfaces.stamp
+	@echo "Building MoveIt's interfaces"
+	@$(BIN)/python pip_ros/build.py --moveit
+	@touch $@
+
 demo: setup
 	$(BIN)/python -m scenegen_ros.demo
 
-test: lint
+test: lint $(VENV)/moveit.stamp
 	$(BIN)/python -m pytest
 
 lint: setup

@@ -75,7 +75,7 @@ def _write(root: Path) -> Path:
     return write_scene(root, scene, placed, scene_id="export", frame_id="world")
 
 
-def _hull(mesh: trimesh.Trimesh) -> convex.Cut:
+def _hull(mesh: trimesh.Trimesh, **how: object) -> convex.Cut:
     return convex.Cut((mesh.convex_hull,), "hull")
 
 

@@ -11,11 +11,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERFACES = ROOT / "pip_ros" / "interfaces"
 PACKAGES = (INTERFACES / "tf2_msgs", INTERFACES / "vision_msgs", ROOT)
+MOVEIT = tuple(
+    INTERFACES / name for name in ("object_recognition_msgs", "octomap_msgs", "trajectory_msgs", "moveit_msgs")
+)
+"""Only for who wants MoveIt (the parameter planning_scene), and for its test: they take as long as all the others."""
 
 
 def check_tools() -> None:
@@ -46,8 +51,8 @@ def environment(prefixes: list[Path]) -> dict[str, str]:
     }
 
 
-def build(prefix: Path, build_folder: Path, *, sources: bool) -> None:
-    """Builds every interface package and installs it under prefix.
+def build(prefix: Path, build_folder: Path, *, sources: bool, packages: Sequence[Path] = PACKAGES) -> None:
+    """Builds interface packages, each after those it needs, and installs them under prefix.
 
     sources: install the Python sources, launch files and the rest too, as a wheel needs them.
     Raises subprocess.CalledProcessError when cmake fails.
@@ -58,7 +63,7 @@ def build(prefix: Path, build_folder: Path, *, sources: bool) -> None:
     # For a wheel these are three: the result, the isolated build environment with ROS in it, and Python's own.
     ros = Path(ament_package.__file__).parents[4]
     env = environment(list(dict.fromkeys([prefix, ros, Path(sys.prefix)])))
-    for package in PACKAGES:
+    for package in packages:
         folder = build_folder / (package.name if package != ROOT else "scenegen_ros")
         configure: list[str | Path] = [
             "cmake", "-S", package, "-B", folder, "-G", "Ninja", "--log-level=WARNING", "-Wno-dev",
@@ -88,11 +93,16 @@ def main() -> None:
     """Builds into the running virtual environment."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only check that headers and a compiler are there")
-    if parser.parse_args().check:
+    parser.add_argument("--moveit", action="store_true", help="only the interfaces of MoveIt's planning scene")
+    arguments = parser.parse_args()
+    if arguments.check:
         check_tools()
         return
-    prefix = Path(sys.prefix)
-    build(prefix, ROOT / "build" / "interfaces", sources=False)
+    prefix, folder = Path(sys.prefix), ROOT / "build" / "interfaces"
+    if arguments.moveit:
+        build(prefix, folder, sources=False, packages=MOVEIT)
+        return
+    build(prefix, folder, sources=False)
     link_sources(prefix)
 
 

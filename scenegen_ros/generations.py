@@ -21,8 +21,7 @@ from scenegen_ros.diagnostics import Level, Problems, Status
 from scenegen_ros.generation import Generation, Goal, Outcome, Stage
 from scenegen_ros.kept_view import KeptView
 from scenegen_ros.scene_messages import scene_message
-from scenegen_ros.scene_publisher import ScenePublisher
-from scenegen_ros.scene_store import SceneStore
+from scenegen_ros.scene_store import SceneStore, StoredScene
 from scenegen_ros.srv import Capture, Clear
 from scenegen_ros.view_collector import ViewCollector
 
@@ -40,13 +39,16 @@ class Generations:
         collector: ViewCollector,
         client: SceneClient,
         store: SceneStore,
-        publisher: ScenePublisher,
+        announce: Callable[[StoredScene], None],
         waiting_for: Callable[[], str],
         problems: Problems,
     ) -> None:
-        """waiting_for: what the node lacks, in words. problems: takes note of generations that fail."""
+        """announce: publishes a stored scene. waiting_for: what the node lacks, in words.
+
+        problems: takes note of generations that fail.
+        """
         self._node, self._collector, self._client = node, collector, client
-        self._store, self._publisher, self._waiting_for = store, publisher, waiting_for
+        self._store, self._announce, self._waiting_for = store, announce, waiting_for
         self._problems = problems
         self._running: Generation | None = None
         self._active = False
@@ -159,7 +161,7 @@ class Generations:
             self._collector,
             self._client,
             self._store,
-            announce=lambda stored: self._tell(lambda: self._publisher.announce(stored)),
+            announce=lambda stored: self._tell(lambda: self._announce(stored)),
             waiting_for=self._waiting_for,
             cancelled=cancelled,
             on_stage=lambda stage: self._tell(lambda: on_stage(stage)),

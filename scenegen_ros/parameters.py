@@ -101,6 +101,12 @@ class Parameters:
         choices=("id", "overlap"),
         read_only=True,
     )
+    planning_scene: bool = _row(
+        False,
+        "Give the metric objects of each scene to MoveIt, as collision objects of convex pieces, by the service "
+        "apply_planning_scene. Needs moveit_msgs, coacd and a fixed_frame.",
+        read_only=True,
+    )
     queue_size: int = _row(
         30,
         "Messages per topic that wait for partners of the same stamp; at 30 Hz, 30 allow a segmentation 1 s late "

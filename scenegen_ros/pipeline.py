@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -25,13 +26,18 @@ from scenegen_ros.pairing import Message
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.rectification import wants_rectifying
 from scenegen_ros.scene_publisher import ScenePublisher
-from scenegen_ros.scene_store import SceneStore
+from scenegen_ros.scene_store import SceneStore, StoredScene
 from scenegen_ros.server_watch import ServerWatch
 from scenegen_ros.stages import PairingReport, tf_status, views_status
 from scenegen_ros.transforms import TransformBuffer, UnknownFrame
 from scenegen_ros.view_collector import ViewCollector
 
+if TYPE_CHECKING:
+    from scenegen_ros.planner import Planner
+
 _POLL_S = 0.1
+_AFTER_VIEWS = ("server", "generation", "outputs", "planner")
+"""Stages that views do not wait for."""
 
 
 class Pipeline:
@@ -43,6 +49,7 @@ class Pipeline:
         address = parameters.server.replace("unix:~", f"unix:{Path.home()}", 1)
         self._client = SceneClient(address, _token(parameters.token_file), ca_file=_path(parameters.ca_file))
         self._store = SceneStore(parameters.output_dir, parameters.keep_scenes, self._notice)
+        self._planner = self._make_planner() if parameters.planning_scene else None
         self._transforms = TransformBuffer()
         rectify = wants_rectifying(parameters.rectify, node.resolve_topic_name("image"))
         decode = partial(decode_set, rectify=rectify)
@@ -54,7 +61,7 @@ class Pipeline:
             self._collector.on_common_ids = self._instances.publish
         self._publisher = ScenePublisher(node, self._notice)
         self._generations = Generations(
-            node, self._collector, self._client, self._store, self._publisher, self.waiting_for, problems
+            node, self._collector, self._client, self._store, self._announce, self.waiting_for, problems
         )
         self._exports = ExportService(node, self._find)
         self._watch = ServerWatch(self._client, address, segmenter=parameters.segmentation == "sam2")
@@ -68,9 +75,11 @@ class Pipeline:
         self._inputs = Inputs(self._node, self._parameters, self._take, self._transforms)
         self._timer = self._node.create_timer(_POLL_S, self._poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._generations.open()
+        if self._planner is not None:
+            self._planner.open()
         last = self._publisher.current or self._store.last()
         if last is not None:
-            self._publisher.announce(last)
+            self._announce(last)
             self._node.get_logger().info(f"announced scene {last.id} from {last.folder}")
 
     def deactivate(self) -> None:
@@ -82,6 +91,8 @@ class Pipeline:
             self._inputs.destroy()
             self._inputs = None
         self._generations.close()
+        if self._planner is not None:
+            self._planner.close()
         self._collector.clear()
 
     def destroy(self) -> None:
@@ -90,11 +101,34 @@ class Pipeline:
         self._client.close()
         self._watch.stop()
         self._generations.destroy()
+        if self._planner is not None:
+            self._planner.destroy()
         self._exports.destroy()
         self._store.close()
         self._publisher.destroy()
         if self._instances is not None:
             self._instances.destroy()
+
+    def _make_planner(self) -> Planner:
+        """InvalidInput when what it needs is not there."""
+        if not self._parameters.fixed_frame:
+            raise InvalidInput(
+                "planning_scene needs a fixed_frame: MoveIt would take poses in a camera's frame for those of now"
+            )
+        try:
+            from scenegen_ros.planner import Planner
+        except ModuleNotFoundError as error:
+            raise InvalidInput(
+                f"planning_scene needs moveit_msgs, but there is no {error.name}: apt install "
+                "ros-$ROS_DISTRO-moveit-msgs (without ROS: python pip_ros/build.py --moveit), or set it to false"
+            ) from error
+        return Planner(self._node, self._notice)
+
+    def _announce(self, stored: StoredScene) -> None:
+        """To whoever listens, and to the planner."""
+        self._publisher.announce(stored)
+        if self._planner is not None:
+            self._planner.announce(stored)
 
     def _find(self, scene_id: str) -> Path:
         """The folder of a kept scene; "" is the one announced last."""
@@ -119,7 +153,8 @@ class Pipeline:
             tf = tf_status(self._parameters.fixed_frame, self._collector, self._transforms, inputs.tf_problem)
             pairing = self._pairing.status(self._collector, inputs.monitors, stages, now_s)
             stages += [tf, pairing, views_status(self._collector)]
-        return [*stages, self._watch.status, self._generations.status(), self._publisher.status()]
+        stages += [self._watch.status, self._generations.status(), self._publisher.status()]
+        return stages if self._planner is None else [*stages, self._planner.status]
 
     @property
     def working_on(self) -> str:
@@ -134,7 +169,7 @@ class Pipeline:
 
     def waiting_for(self) -> str:
         """The first stage before the server that is not well, in words."""
-        lacking = lacking_of([s for s in self.statuses() if s.name not in ("server", "generation", "outputs")])
+        lacking = lacking_of([s for s in self.statuses() if s.name not in _AFTER_VIEWS])
         if lacking is not None:
             return f"{lacking.name}: {lacking.message}"
         p = self._collector.parameters

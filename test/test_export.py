@@ -89,11 +89,11 @@ def test_convex_parts_are_pieces_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
     """A stool's seat and legs need no cutting; a hollow part among them does, and nothing else."""
     legs = [trimesh.creation.box((0.1, 0.1, 0.9)).apply_translation([x, y, -0.4]) for x in (0, 0.8) for y in (0, 0.8)]
     given = []
-    monkeypatch.setattr(convex, "_run", lambda mesh, _: given.append(mesh) or pytest.fail("cut"))
+    monkeypatch.setattr(convex, "_run", lambda mesh, *_: given.append(mesh) or pytest.fail("cut"))
     (stool,) = convex_pieces([trimesh.util.concatenate([trimesh.creation.box((1, 1, 0.1)), *legs])])
     assert stool.source == "hull"
     assert sorted(piece.volume for piece in stool.pieces) == pytest.approx([0.009] * 4 + [0.1])
-    monkeypatch.setattr(convex, "_run", lambda mesh, _: given.append(mesh) or _refuse())
+    monkeypatch.setattr(convex, "_run", lambda mesh, *_: given.append(mesh) or _refuse())
     (mixed,) = convex_pieces([trimesh.util.concatenate([exporting.corner(), *legs])])
     assert [len(mesh.faces) for mesh in given] == [len(exporting.corner().faces)]
     assert len(mixed.pieces) == 5
@@ -200,7 +200,7 @@ def test_only_usd_needs_usd_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "pxr", None)
     monkeypatch.delitem(sys.modules, "scenegen.export.usd_stage", raising=False)
     monkeypatch.delattr("scenegen.export.usd_stage", raising=False)
-    monkeypatch.setattr("scenegen.export.convex._cut", lambda mesh: convex.Cut((mesh.convex_hull,), "hull"))
+    monkeypatch.setattr("scenegen.export.convex._cut", lambda mesh, **_: convex.Cut((mesh.convex_hull,), "hull"))
     folder = exporting.write(tmp_path)
     assert export_scene(folder, "urdf", tmp_path / "urdf").is_file()
     with pytest.raises(InvalidInput, match="usd-core"):

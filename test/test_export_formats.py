@@ -32,9 +32,9 @@ PIECES = {2: 1, 5: 2, 9: 1}
 _cut = convex._cut
 
 
-def _cut_but_the_tray(mesh: trimesh.Trimesh) -> convex.Cut:
+def _cut_but_the_tray(mesh: trimesh.Trimesh, **how: Any) -> convex.Cut:
     """coacd closes an open surface first, with so many faces that cutting it takes half a minute."""
-    return _cut(mesh) if mesh.is_volume else convex.Cut((mesh.convex_hull,), "hull")
+    return _cut(mesh, **how) if mesh.is_volume else convex.Cut((mesh.convex_hull,), "hull")
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     root = tmp_path_factory.mktemp("scenes")
     with pytest.MonkeyPatch.context() as patch:
         if request.param is demo:  # a surface of thousands of faces takes coacd half a minute
-            patch.setattr(convex, "_cut", lambda mesh: convex.Cut((mesh.convex_hull,), "hull"))
+            patch.setattr(convex, "_cut", lambda mesh, **_: convex.Cut((mesh.convex_hull,), "hull"))
         folder: Path = request.param(root)
         settled = request.param is synthetic
         bodies = read_bodies(folder, settled=settled)

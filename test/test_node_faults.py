@@ -236,6 +236,7 @@ def test_goals_that_views_do_not_meet(well: Rig) -> None:
 
 def test_every_fault_of_the_table_is_injected() -> None:
     import test_node_faults_server as server_faults
+    import test_planner as planner_faults
 
-    injected = camera_fault.by_name | fault.by_name | server_faults.fault.by_name
+    injected = camera_fault.by_name | fault.by_name | server_faults.fault.by_name | planner_faults.fault.by_name
     assert set(injected) == set(ROWS)

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+import pytest
 import yaml
 from conftest import ROOT, spin_until
 
@@ -31,16 +32,20 @@ def test_every_interface_field_is_documented() -> None:
 RELEASED = {
     "tf2_msgs/msg/TFMessage": "e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087",
     "vision_msgs/msg/Detection3DArray": "793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
+    "moveit_msgs/msg/PlanningScene": "0f58540ad5eab4b9ea827d53b763c793d8cabd202b3b301fcee25afa4ce1bd80",
 }
 
 
 def test_messages_built_for_pip_have_the_type_hash_of_the_released_ones(ros_context: rclpy.Context) -> None:
     import rclpy
+
+    pytest.importorskip("moveit_msgs", reason="MoveIt's interfaces are not built: python pip_ros/build.py --moveit")
+    from moveit_msgs.msg import PlanningScene
     from tf2_msgs.msg import TFMessage
     from vision_msgs.msg import Detection3DArray
 
     node = rclpy.create_node("hashes", context=ros_context)
-    for name, message in zip(RELEASED, (TFMessage, Detection3DArray), strict=True):
+    for name, message in zip(RELEASED, (TFMessage, Detection3DArray, PlanningScene), strict=True):
         topic = name.rpartition("/")[2]
         node.create_publisher(message, topic, 1)
         [info] = node.get_publishers_info_by_topic(f"/{topic}")

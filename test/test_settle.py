@@ -134,7 +134,7 @@ def test_what_was_not_cut_is_refused() -> None:
 
 @pytest.fixture
 def hulls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convex, "_cut", lambda mesh: convex.Cut((mesh.convex_hull,), "hull"))
+    monkeypatch.setattr(convex, "_cut", lambda mesh, **_: convex.Cut((mesh.convex_hull,), "hull"))
 
 
 @pytest.mark.usefixtures("hulls")

@@ -16,7 +16,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from scenegen.export.convex import Cut, convex_pieces
-from scenegen.export.physics import MassProperties, bare, density_of, mass_properties
+from scenegen.export.physics import MassProperties, density_of, mass_properties, surface
 from scenegen.files import read_scene
 from scenegen.scene import Floats, InvalidInput, PlacedObject, Scene
 
@@ -127,11 +127,11 @@ def read_bodies(
     elif _in_camera_frame(meta):
         _log.warning("%s stands in a camera's frame, whose z is not up: --level turns it", folder)
     meshes = [_scaled(asset.mesh, size) for asset, size in zip(scene.assets, sizes, strict=True)]
-    split = convex_pieces([_solid(asset.mesh) for asset in scene.assets]) if cut else [Cut((), "none")] * len(meshes)
+    split = convex_pieces([surface(asset.mesh) for asset in scene.assets]) if cut else [Cut((), "none")] * len(meshes)
     bodies = []
     for asset, mesh, size, T, parts in zip(scene.assets, meshes, sizes, poses, split, strict=True):
         pieces = tuple(_scaled(piece, size) for piece in parts.pieces)
-        physics = mass_properties(_solid(mesh), pieces, density_of(asset.label))
+        physics = mass_properties(surface(mesh), pieces, density_of(asset.label))
         bodies.append(Body(f"object_{asset.id}", asset.id, asset.label, mesh, pieces, parts.source, T, physics))
     slab, shelves = floor_under(bodies) if floor else None, []
     if rest is not None and slab is not None:
@@ -203,12 +203,6 @@ def _scaled(mesh: trimesh.Trimesh, scale: float) -> trimesh.Trimesh:
     grown = mesh.copy()
     grown.apply_scale(scale)
     return grown
-
-
-def _solid(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """The bare surface; unless it is closed as it is, with the vertices joined that texture seams took apart."""
-    surface = bare(mesh)
-    return surface if surface.is_volume else trimesh.Trimesh(surface.vertices, surface.faces, process=True)
 
 
 def floor_under(bodies: Sequence[Body]) -> Floor:

@@ -92,6 +92,12 @@ def bare(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
 
 
+def surface(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """Without colours; unless it is closed as it is, with the vertices joined that texture seams took apart."""
+    plain = bare(mesh)
+    return plain if plain.is_volume else trimesh.Trimesh(plain.vertices, plain.faces, process=True)
+
+
 def _measure(shapes: Sequence[trimesh.Trimesh], density: float, source: str) -> MassProperties:
     """Of closed shapes together. What lies in several of them, which are convex then, counts once."""
     mass, first, second = 0.0, np.zeros(3), np.zeros((3, 3))  # moments about the origin
