@@ -119,8 +119,8 @@ class Pipeline:
             from scenegen_ros.planner import Planner
         except ModuleNotFoundError as error:
             raise InvalidInput(
-                f"planning_scene needs moveit_msgs, but there is no {error.name}: apt install "
-                "ros-$ROS_DISTRO-moveit-msgs (without ROS: python pip_ros/build.py --moveit), or set it to false"
+                f"planning_scene needs moveit_msgs ({error}): apt install ros-$ROS_DISTRO-moveit-msgs (without ROS: "
+                "python pip_ros/build.py --moveit), or set it to false"
             ) from error
         return Planner(self._node, self._notice)
 
