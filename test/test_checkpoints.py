@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
-from random_checkpoint import DECODER, GEOMETRY_ENCODER, write_random_checkpoint
+from random_checkpoint import DECODER, GEOMETRY_ENCODER, drawn_view, write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
 from scenegen import weights
-from scenegen.generator.checkpoints import load_model, load_pipeline, save_model, structure_sampler
+from scenegen.generator.checkpoints import Mode, load_model, load_pipeline, save_model, structure_sampler
 from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.vae import SparseStructureDecoder
@@ -160,6 +162,27 @@ def test_fast_is_two_fifths_of_the_steps_unless_the_sampler_says_otherwise(folde
 
 def test_a_fast_generator_samples_fast(folder: Path) -> None:
     assert SceneGen.from_pretrained(folder, mode="fast").sampler.solver == "ab2"
+
+
+@pytest.mark.parametrize(("amx", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_half_precision_on_a_processor_is_bfloat16_in_fast_mode_where_it_is_quick(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, amx: bool, precision: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    for name in ("ss_flow", "ss_dec"):
+        described = json.loads((folder / f"{name}.json").read_text())
+        described["args"]["use_fp16"] = True
+        (folder / f"{name}.json").write_text(json.dumps(described))
+    exact, fast = (SceneGen.from_pretrained(folder, mode=mode) for mode in get_args(Mode))
+    assert (
+        {p.dtype for p in exact.flow.parameters()} == {p.dtype for p in exact.decoder.parameters()} == {torch.float32}
+    )
+    for part in (fast.flow, fast.decoder):
+        assert {p.dtype for p in part.parameters()} == {torch.float32, precision}
+    fast.sampler = exact.sampler
+    scenes = [model.generate([drawn_view()], detail="coarse") for model in (exact, fast)]
+    for one, other in zip(*(scene.placements for scene in scenes), strict=True):
+        np.testing.assert_allclose(one.translation, other.translation, atol=0.02)
 
 
 def test_a_pipeline_without_models_is_refused(folder: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p.add_argument("--detail", choices=["coarse", "textured"], default="textured")
     p.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0 ... (default: cpu)")
     p.add_argument("--memory", choices=["all", "low"], default="low")
+    p.add_argument("--mode", choices=["exact", "fast"], default="exact")
     p.add_argument("--folder", type=Path, help="keep the checkpoint here, and use it again if it is here already")
     p.set_defaults(run=_run)
 
@@ -62,7 +64,15 @@ def _run(args: argparse.Namespace) -> int:
                 raise InvalidInput(f"{folder} needs {NEEDED_BYTES / 1e9:.0f} GB free: say --folder")
             print(f"writing random weights into {folder}", file=sys.stderr)
             write_random_checkpoint(folder, published_models(), args.steps)
-        scene, stages = measure(folder, args.assets, args.device, args.memory, args.detail)
+        scene, stages = measure(
+            folder,
+            args.assets,
+            args.device,
+            args.memory,
+            args.detail,
+            args.mode,
+            lambda name: print(name, file=sys.stderr),
+        )
     finally:
         if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -71,14 +81,23 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    folder: Path, assets: int, device: str, memory: Literal["all", "low"], detail: Literal["coarse", "textured"]
+    folder: Path,
+    assets: int,
+    device: str,
+    memory: Literal["all", "low"],
+    detail: Literal["coarse", "textured"],
+    mode: Literal["exact", "fast"] = "exact",
+    on_stage: Callable[[str], None] = lambda name: None,
 ) -> tuple[Scene, list[Stage]]:
-    """Load a checkpoint the ordinary way and generate one synthetic scene of so many assets; what each stage took."""
+    """Load a checkpoint the ordinary way and generate one synthetic scene of so many assets; what each stage took.
+
+    on_stage: hears the name of each stage when it begins.
+    """
     from scenegen.generator.pipeline import SceneGen
 
-    with _Watch(device) as watch:
+    with _Watch(device, on_stage) as watch:
         watch.begin("loading")
-        generator = SceneGen.from_pretrained(folder, device=device, memory=memory)
+        generator = SceneGen.from_pretrained(folder, device=device, memory=memory, mode=mode)
         view = view_of_all(make_scene(0, count=(assets, assets)))
         scene = generator.generate([view], detail=detail, on_progress=lambda progress: watch.begin(progress.stage))
     return scene, watch.stages
@@ -100,6 +119,7 @@ class _Watch:
     """Looks at the memory in use twenty times a second, and keeps the most of each stage."""
 
     device: str
+    on_stage: Callable[[str], None]
     stages: list[Stage] = field(default_factory=list)
     _name: str = ""
     _began: float = 0.0
@@ -124,6 +144,8 @@ class _Watch:
         if self._name:
             self.stages.append(Stage(self._name, now - self._began, max(self._peak, self._in_use())))
         self._name, self._began, self._peak = name, now, 0
+        if name:
+            self.on_stage(name)
 
     def _look(self) -> None:
         while not self._over.wait(0.05):

@@ -31,6 +31,7 @@ from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.latents.gaussian_decoder import SLatGaussianDecoder
 from scenegen.generator.latents.mesh_decoder import SLatMeshDecoder
 from scenegen.generator.latents.normalisation import LatentNormalisation
+from scenegen.generator.nn.precision import half_for
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.vae import SparseStructureDecoder, Upsample
 from scenegen.scene import InvalidInput
@@ -83,16 +84,16 @@ def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"], m
         _named(folder, args, role)
         for role in ("image_cond_model", "vggt_model", "sparse_structure_flow_model", "sparse_structure_decoder")
     )
-    full_precision = torch.device(device).type == "cpu"
+    half = half_for(device, fast=mode == "fast")
     image = open_image_encoder(find_encoder(folder, image_name))
     geometry = open_aggregator(find_encoder(folder, geometry_name))
-    flow = open_model(find_model(folder, flow_name), SparseStructureFlowModel, full_precision=full_precision)
-    decoder = open_model(find_model(folder, decoder_name), SparseStructureDecoder, full_precision=full_precision)
+    flow = open_model(find_model(folder, flow_name), SparseStructureFlowModel, half=half)
+    decoder = open_model(find_model(folder, decoder_name), SparseStructureDecoder, half=half)
     conditioner = Conditioner(image.model, geometry.model).eval()
     stored: list[Stored[Any]] = [image, geometry, flow, decoder]
     latents = None
     if "slat_flow_model" in args["models"]:
-        latents, more = _latent_parts(folder, args, full_precision, mode)
+        latents, more = _latent_parts(folder, args, half, mode)
         stored += more
     _require_fit(folder, conditioner, flow.model, decoder.model, latents)
     return Parts(
@@ -101,10 +102,10 @@ def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"], m
 
 
 def _latent_parts(
-    folder: Path, args: dict[str, Any], full_precision: bool, mode: Mode
+    folder: Path, args: dict[str, Any], half: torch.dtype, mode: Mode
 ) -> tuple[LatentParts, list[Stored[Any]]]:
     def opened(role: str, kind: type[Model]) -> Stored[Model]:
-        return open_model(find_model(folder, _named(folder, args, role)), kind, full_precision=full_precision)
+        return open_model(find_model(folder, _named(folder, args, role)), kind, half=half)
 
     stand_on = args.get("latent_voxels", "occupied")
     if stand_on not in ("occupied", "surface"):

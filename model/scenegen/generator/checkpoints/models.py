@@ -30,6 +30,7 @@ from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.latents.gaussian_decoder import SLatGaussianDecoder
 from scenegen.generator.latents.mesh_decoder import SLatMeshDecoder
 from scenegen.generator.latents.radiance_decoder import SLatRadianceFieldDecoder
+from scenegen.generator.nn.precision import replace_half
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.vae import SparseStructureDecoder, SparseStructureEncoder
 from scenegen.scene import InvalidInput
@@ -83,19 +84,18 @@ def describe(stem: Path) -> tuple[str, dict[str, Any]]:
     return known, args
 
 
-def open_model(stem: Path, kind: type[Model], *, full_precision: bool = False) -> Stored[Model]:
+def open_model(stem: Path, kind: type[Model], *, half: torch.dtype = torch.float16) -> Stored[Model]:
     """What `stem.json` describes, which must be of the given kind, with the tensors of `stem.safetensors`.
 
-    Stored dtypes may differ from the model's: values are cast. full_precision: float32 also where the description
-    says float16, for processors that are slow at it. Raises InvalidInput naming the file and the trouble.
+    Stored dtypes may differ from the model's: values are cast. half: what the parts have that the description says are
+    float16, which CPUs are slow at. Raises InvalidInput naming the file and the trouble.
     """
     name, args = describe(stem)
     config = with_ending(stem, ".json")
     if MODELS[name] is not kind:
         raise InvalidInput(f"{config} describes a {name}, but a {kind.__name__} is needed there: check pipeline.json")
-    if full_precision and "use_fp16" in args:
-        args = args | {"use_fp16": False}
     model = build(kind, config, args)
+    replace_half(model, half)
     return Stored(model, model, with_ending(stem, ".safetensors"))
 
 

@@ -1,7 +1,7 @@
 """Checkpoints in the published layout filled with random numbers, for machines that have not the real ones.
 
-Not everything is random: what comes out must be a few objects of some thousand voxels each, as real weights make, or
-the time and memory of the later stages would say nothing. Knows nothing about what is measured with them.
+Not everything is random: what comes out must be objects of 10 to 20 thousand voxels each, as real weights make, or the
+time and memory of the later stages would say nothing. Knows nothing about what is measured with them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from scenegen.generator.manifests import manifests
 SPREAD = 0.02
 """Standard deviation of the random weights, as networks of this kind are initialised."""
 
-RARE = 1.9
-"""A structure is occupied where smoothed noise is above so many deviations: about 3 of 100 voxels."""
+RARE = 1.5
+"""A structure is occupied where smoothed noise is above so many deviations: about 6 of 100 voxels."""
 
 SAMPLER_PARAMS = {"cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0}
 

@@ -80,6 +80,11 @@ def _levels(channels: Sequence[int], num_res_blocks: int, resample: type[Downsam
     return blocks
 
 
+def _precision(blocks: nn.ModuleList) -> torch.dtype:
+    """That of the convolutions; norms are float32 always."""
+    return next(parameter.dtype for parameter in blocks.parameters() if parameter.ndim > 1)
+
+
 class SparseStructureEncoder(nn.Module):
     """Occupancy grid to the mean (and log variance) of its latent."""
 
@@ -98,7 +103,6 @@ class SparseStructureEncoder(nn.Module):
         self.blocks = _levels(channels, num_res_blocks, Downsample)
         self.middle_block = nn.Sequential(*(ResBlock(channels[-1]) for _ in range(num_res_blocks_middle)))
         self.out_layer = _out_layer(norm_type, channels[-1], latent_channels * 2)
-        self.dtype = torch.float16 if use_fp16 else torch.float32
         if use_fp16:
             halve_weights(self.blocks, self.middle_block)
 
@@ -117,7 +121,7 @@ class SparseStructureEncoder(nn.Module):
 
         x: float [B, in, R, R, R] in {0, 1} -> z [B, latent, R', R', R'], or (z, mean, logvar) with ``return_raw``.
         """
-        h = self.input_layer(x).to(self.dtype)
+        h = self.input_layer(x).to(_precision(self.blocks))
         for block in self.blocks:
             h = block(h)
         mean, logvar = self.out_layer(self.middle_block(h).to(x.dtype)).chunk(2, dim=1)
@@ -143,13 +147,12 @@ class SparseStructureDecoder(nn.Module):
         self.middle_block = nn.Sequential(*(ResBlock(channels[0]) for _ in range(num_res_blocks_middle)))
         self.blocks = _levels(channels, num_res_blocks, Upsample)
         self.out_layer = _out_layer(norm_type, channels[-1], out_channels)
-        self.dtype = torch.float16 if use_fp16 else torch.float32
         if use_fp16:
             halve_weights(self.blocks, self.middle_block)
 
     def forward(self, z: Tensor) -> Tensor:
         """z: [B, latent, r, r, r] -> logits [B, out, R, R, R]; a voxel is occupied where its logit is above 0."""
-        h = self.input_layer(z).to(self.dtype)
+        h = self.input_layer(z).to(_precision(self.blocks))
         h = self.middle_block(h)
         for block in self.blocks:
             h = block(h)
