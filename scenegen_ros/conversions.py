@@ -176,6 +176,15 @@ def _of_window(K: Floats, message: Any) -> Floats:
     return K
 
 
+def read_transform(
+    message: Any,
+) -> tuple[str, str, int, tuple[float, float, float], tuple[float, float, float, float]]:
+    """geometry_msgs/TransformStamped -> what TransformBuffer.add takes: parent, child, ns, translation, wxyz."""
+    p, q = message.transform.translation, message.transform.rotation
+    frames = message.header.frame_id, message.child_frame_id
+    return *frames, stamp_ns(message.header.stamp), (p.x, p.y, p.z), (q.w, q.x, q.y, q.z)
+
+
 def transform_message(T_parent_child: Floats) -> Transform:
     """Rigid float64 [4, 4] -> geometry_msgs/Transform."""
     pose, message = pose_message(T_parent_child), Transform()

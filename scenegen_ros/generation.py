@@ -118,8 +118,8 @@ class Generation(threading.Thread):
         """The thread's body."""
         try:
             stored = self._generate()
-            self._store.document(stored, [k.view for k in self._kept])
-            outcome = Outcome(stored, _told(stored, [k.view for k in self._kept]))
+            self._store.document(stored, self._views)
+            outcome = Outcome(stored, _told(stored, self._views))
         except Cancelled:
             outcome = Outcome(None, f"cancelled while {self.stage.name}", cancelled=True)
         except (InvalidInput, ServerError, SceneNotStored) as error:
@@ -143,7 +143,7 @@ class Generation(threading.Thread):
             self._segment()
         with self._timed("generating, all in all"):
             scene = self._generator.generate(
-                [k.view for k in self._kept],
+                self._views,
                 seed=self._goal.seed,
                 ids=self._goal.ids or None,
                 detail=self._collector.parameters.detail,
@@ -158,6 +158,10 @@ class Generation(threading.Thread):
             stored = self._store.refine(self._coarse, labelled(scene, self._labels))
         self._announce(stored)
         return stored
+
+    @property
+    def _views(self) -> list[View]:
+        return [kept.view for kept in self._kept]
 
     def _segment(self) -> None:
         """The views came with boxes; masks take their place."""
@@ -174,7 +178,7 @@ class Generation(threading.Thread):
         """Scene -> placed objects -> files -> announced."""
         self._enter("placing", progress)
         scene = labelled(scene, self._labels)
-        views = [k.view for k in self._kept]
+        views = self._views
         with self._timed("placing"):
             objects = place_scene(scene, views, gravity=self._up(views), cancelled=self._cancelled)
         frame_id, stamp_ns = self._frame_and_stamp(objects, self._kept)

@@ -29,7 +29,7 @@ from scenegen_ros.conversions import (
     decode_lens,
     decode_masks,
     read_header,
-    stamp_ns,
+    read_transform,
 )
 from scenegen_ros.detections import decode_detections
 from scenegen_ros.diagnostics import TopicMonitor
@@ -188,18 +188,11 @@ class Inputs:
         self._subscriptions.append(subscription)
 
     def _take_tf(self, message: TFMessage, *, static: bool) -> None:
-        for t in message.transforms:
-            p, q = t.transform.translation, t.transform.rotation
+        for transform in message.transforms:
+            child = transform.child_frame_id
             try:
-                self._transforms.add(
-                    t.header.frame_id,
-                    t.child_frame_id,
-                    stamp_ns(t.header.stamp),
-                    (p.x, p.y, p.z),
-                    (q.w, q.x, q.y, q.z),
-                    static=static,
-                )
+                self._transforms.add(*read_transform(transform), static=static)
             except InvalidInput as error:
-                self._tf_broken[t.child_frame_id] = str(error)
+                self._tf_broken[child] = str(error)
             else:
-                self._tf_broken.pop(t.child_frame_id, None)
+                self._tf_broken.pop(child, None)

@@ -7,20 +7,16 @@ nothing about the node.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import Transform, TransformStamped
-from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -29,6 +25,7 @@ from scenegen.images import read_views
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
+from scenegen_ros.small_nodes import fixed_parameter, run
 
 if TYPE_CHECKING:
     from scenegen_ros.replay import BagPlayer
@@ -90,7 +87,7 @@ class SimulatedCamera(Node):
     def __init__(self, **kwargs: Any) -> None:
         """kwargs: as rclpy.node.Node takes them. InvalidInput when the folder cannot be played."""
         super().__init__("simulated_camera", **kwargs)
-        parameter = self._parameter
+        parameter = partial(fixed_parameter, self)
         self._folder: str = parameter("folder", "", "Recorded folder to play (image*, masks*, ...). Empty: synthetic.")
         self._seed: int = parameter("seed", 1, "Synthetic scene.")
         self._views: int = parameter("views", 36, "Views on the synthetic orbit.")
@@ -133,10 +130,6 @@ class SimulatedCamera(Node):
             self._player.stop()
         super().destroy_node()
 
-    def _parameter(self, name: str, default: object, description: str) -> Any:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        return self.declare_parameter(name, default, descriptor).value
-
     def _source(self) -> Iterator[View]:
         if self._folder:
             return iter(read_views(self._folder))
@@ -173,17 +166,7 @@ class SimulatedCamera(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Runs the camera until it is interrupted; 1 when the folder cannot be played."""
-    rclpy.init(args=args)
-    try:
-        rclpy.spin(SimulatedCamera())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except InvalidInput as error:
-        print(f"simulated_camera: {error}", file=sys.stderr)
-        return 1
-    finally:
-        try_shutdown()
-    return 0
+    return run("simulated_camera", SimulatedCamera, args)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,6 @@ def views_status(collector: ViewCollector) -> Status:
     }
     values |= {f"not kept: {cause}": count for cause, count in sorted(collector.passed.items())}
     values |= {f"not kept: {c}": n for c, n in sorted(collector.lost.items()) if c.startswith("unusable ")}
-    values["last problem"] = collector.last_problem
     if collector.problem and not collector.problem.startswith(NO_TF):
         message = f"{len(kept)} kept, the newest images are lost: {collector.problem}"
         return Status("views", Level.WARN, message, values)

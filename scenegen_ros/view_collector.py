@@ -84,7 +84,6 @@ class ViewCollector:
         self.kept_ever = 0
         self.problem = ""
         """Why the newest set was lost; empty when it was not."""
-        self.last_problem = ""
 
     def add(self, topic: str, message: Message, now_s: float) -> None:
         """Takes one message of "image", "masks", "camera_info" or "depth"."""
@@ -239,16 +238,15 @@ class ViewCollector:
 
     def _keep(self, kept: KeptView, instead_of: KeptView | None = None) -> KeptView:
         self._views.append(kept)
-        gone = []
         if instead_of is None:
             self.kept_ever += 1
         else:
             newer = "a sharper" if kept.sharpness > SHARPER * instead_of.sharpness else "a newer"
             self._passed[f"replaced by {newer} one from there"] += 1
-            gone.append(instead_of.view.stamp_ns)
         if self._by_overlap:  # before a view goes: it may be the only one that knows an object's id
             self._views = self._identities.named(self._views)
-        self._views = [k for k in self._views if k.view.stamp_ns not in gone]
+        if instead_of is not None:
+            self._views = [k for k in self._views if k.view.stamp_ns != instead_of.view.stamp_ns]
         [kept] = [k for k in self._views if k.view.stamp_ns == kept.view.stamp_ns]
         self._coverage.remember(kept.aim, self._step)
         while len(self._views) > self.parameters.max_views:
@@ -286,5 +284,5 @@ class ViewCollector:
         return [self._views[i] for _, i in sorted(found)]
 
     def _problem(self, text: str) -> None:
-        self.problem = self.last_problem = text
+        self.problem = text
         self._notice(text)

@@ -7,21 +7,16 @@ views it was made from take the place of the pictures. Only looks and listens: n
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
-from rclpy.utilities import try_shutdown
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
@@ -30,10 +25,12 @@ from scenegen.documents import VIEWS, scene_views
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.viewer import ShownObject, ShownScene, Viewer
 from scenegen_ros.action import GenerateScene
-from scenegen_ros.conversions import decode_camera_info, decode_compressed, decode_image, read_header, stamp_ns
+from scenegen_ros.conversions import decode_camera_info, decode_compressed, decode_image, read_header, read_transform
 from scenegen_ros.inputs import sensor_qos
 from scenegen_ros.msg import Scene, SceneObject
+from scenegen_ros.small_nodes import fixed_parameter, run
 from scenegen_ros.transforms import TransformBuffer, TransformError
+from scenegen_ros.view_choice import motion
 
 _MOST_PICTURES = 24
 _LIVE = "live"
@@ -45,7 +42,7 @@ class ViewerNode(Node):
     def __init__(self, **kwargs: Any) -> None:
         """kwargs: as rclpy.node.Node takes them. InvalidInput when the page cannot be served."""
         super().__init__("viewer", **kwargs)
-        parameter = self._parameter
+        parameter = partial(fixed_parameter, self)
         host: str = parameter("host", "127.0.0.1", "Address to serve on; 0.0.0.0 lets the whole network look.")
         port: int = parameter("port", 8080, "Port to serve on; the next free one is taken when it is in use.")
         rate_hz: float = parameter("rate_hz", 2.0, "How often the camera's picture is renewed.")
@@ -83,10 +80,6 @@ class ViewerNode(Node):
         self._page.stop()
         super().destroy_node()
 
-    def _parameter(self, name: str, default: object, description: str) -> Any:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        return self.declare_parameter(name, default, descriptor).value
-
     def _take_image(self, kind: type, cdr: bytes) -> None:
         self._image = (cdr, kind)
 
@@ -94,11 +87,9 @@ class ViewerNode(Node):
         self._info = message
 
     def _take_tf(self, message: TFMessage, *, static: bool) -> None:
-        for t in message.transforms:
-            p, q = t.transform.translation, t.transform.rotation
-            where = t.header.frame_id, t.child_frame_id, stamp_ns(t.header.stamp)
+        for transform in message.transforms:
             try:
-                self._transforms.add(*where, (p.x, p.y, p.z), (q.w, q.x, q.y, q.z), static=static)
+                self._transforms.add(*read_transform(transform), static=static)
             except InvalidInput as error:
                 self.get_logger().warning(str(error), throttle_duration_sec=10.0)
 
@@ -171,9 +162,8 @@ class ViewerNode(Node):
             self._save(folder.name)
 
     def _apart(self, T: Floats, other: Floats) -> bool:
-        turn = Rotation.from_matrix(T[:3, :3].T @ other[:3, :3]).magnitude()
-        moved = float(np.linalg.norm(T[:3, 3] - other[:3, 3]))
-        return moved >= self._apart_m or np.degrees(turn) >= self._apart_deg
+        moved_m, turned_deg = motion(T, other)
+        return moved_m >= self._apart_m or turned_deg >= self._apart_deg
 
     def _save(self, scene_id: str) -> None:
         path = Path(self._save_dir).expanduser() / f"{scene_id}.html"
@@ -191,17 +181,7 @@ def _local_path(uri: str) -> Path | None:
 
 def main(args: list[str] | None = None) -> int:
     """Runs the viewer until it is interrupted; 1 when the page cannot be served."""
-    rclpy.init(args=args)
-    try:
-        rclpy.spin(ViewerNode())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except InvalidInput as error:
-        print(f"viewer: {error}", file=sys.stderr)
-        return 1
-    finally:
-        try_shutdown()
-    return 0
+    return run("viewer", ViewerNode, args)
 
 
 if __name__ == "__main__":

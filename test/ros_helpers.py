@@ -207,15 +207,6 @@ class Ears(Node):
         status = self.told[-1].get(stage) if self.told else None
         return str(status.values.get(key, "")) if status is not None else ""
 
-    def has_been_told(self, stage: str, key: str, *words: str) -> None:
-        """Waits until a stage has said all the words under a key, be it long ago."""
-
-        def heard() -> bool:
-            texts = [str(told[stage].values.get(key, "")) for told in tuple(self.told) if stage in told]
-            return any(all(word in text for word in words) for text in texts)
-
-        wait_for(heard, lambda: f"{stage} to say {words} under '{key}'; it says {self.value(stage, key)!r}")
-
     def call(self, client: Any, request: Any) -> Any:
         """A service's answer."""
         assert client.wait_for_service(timeout_sec=WAIT_S)

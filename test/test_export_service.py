@@ -73,7 +73,7 @@ def test_the_real_command_writes_what_can_be_opened(ros_context: rclpy.Context, 
     assert answer.folder == str(scene / "export")
     (uri,) = answer.uris
     assert len(trimesh.load_scene(urlparse(uri).path).geometry) == 2
-    assert not wrong.success and "invalid choice: 'obj'" in wrong.message
+    assert not wrong.success and "there is no format 'obj': choose one of glb, usd" in wrong.message
 
 
 def test_what_is_asked_is_what_is_called(ros_context: rclpy.Context, tmp_path: Path, told: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_is_asked_is_what_is_called(ros_context: rclpy.Context, tmp_path: P
         refused = ask(it, formats=["usd"])
         assert (refused.success, refused.message) == (False, "scenegen export: the disk is full")
         assert "no format was asked for" in ask(it).message
-        assert "'--out' is no format" in ask(it, formats=["--out"]).message
+        assert "there is no format '--out'" in ask(it, formats=["--out"]).message
         for name in ("nothing", "../elsewhere"):
             assert f"no scene '{name}' is kept" in ask(it, scene_id=name, formats=["glb"]).message
             assert scene.name in ask(it, scene_id=name, formats=["glb"]).message, "it names those that are"

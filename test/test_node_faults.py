@@ -212,7 +212,6 @@ def test_stamps_that_run_backwards(well: Rig) -> None:
     well.camera.stamp_ns = 5_000_000_000
     well.camera.paused = False
     told(well, "stamps that run backwards")
-    well.ears.has_been_told("views", "last problem", "jumped back by", "starting over")
     wait_for(lambda: well.ears.value("pairing", "lost: time ran backwards"), "the jump to be counted")
     result = well.ears.generate()
     assert result.success and result.scene.header.stamp.sec < 1000

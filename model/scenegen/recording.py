@@ -134,7 +134,7 @@ class Recording:
         top[:3, 3] += 0.6 * float(np.linalg.norm(o.size)) * np.array(self._scene.up)
         label = self._new(
             "foxglove_msgs/TextPrimitive", pose=self._pose(top), billboard=True, font_size=14.0, scale_invariant=True,
-            color=colour, text=f"{o.id} {o.label} {o.confidence:.2f}" + ("" if o.metric else " (not metric)"),
+            color=colour, text=o.caption,
         )  # fmt: skip
         models = []
         if o.glb is not None:

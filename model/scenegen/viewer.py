@@ -63,6 +63,17 @@ class ShownObject:
         return T
 
 
+    @property
+    def corners(self) -> Floats:
+        """Of its bounding box: float64 [8, 3], where it stands."""
+        return np.asarray(self.T_world_box[:3, 3] + (_CORNERS * self.size) @ self.T_world_box[:3, :3].T)
+
+    @property
+    def caption(self) -> str:
+        """What is written over it: who it is, how far to trust it, and that nothing gave it a scale."""
+        return f"{self.id} {self.label} {self.confidence:.2f}" + ("" if self.metric else " (not metric)")
+
+
 @dataclass(frozen=True)
 class ShownScene:
     """Objects in one frame. up: float64 [3], which way is up in it."""
@@ -213,13 +224,11 @@ class Viewer:
             T_world_file = o.T_world_object.copy()
             T_world_file[:3, :3] = T_world_file[:3, :3] @ ROTATION_YUP_ZUP.T  # GLB is y-up, the page takes it as it is
             scene.add_glb(f"/objects/{o.id}", o.glb, scale=o.scale, **_pose(T_world_file))
-        corners = box[:3, 3] + (_CORNERS * o.size) @ box[:3, :3].T
         edges = (box[:3, 3] + (BOX_EDGES * o.size) @ box[:3, :3].T).astype(np.float32)
         scene.add_line_segments(f"/boxes/{o.id}", edges, colour, thickness=2.5, thickness_units="screen")
-        up, middle = np.array(self._up()), corners.mean(0)
-        at = middle + ((corners - middle) @ up).max() * up
-        text = f"{o.id} {o.label} {o.confidence:.2f}" + ("" if o.metric else " (not metric)")
-        scene.add_label(f"/labels/{o.id}", text, position=at, anchor="bottom-center", font_screen_scale=0.8)
+        up, middle = np.array(self._up()), o.corners.mean(0)
+        at = middle + ((o.corners - middle) @ up).max() * up
+        scene.add_label(f"/labels/{o.id}", o.caption, position=at, anchor="bottom-center", font_screen_scale=0.8)
         long = 0.6 * float(np.max(o.size))
         frame = _pose(o.T_world_object)
         scene.add_frame(f"/frames/{o.id}", axes_length=long, axes_radius=0.02 * long, **frame)
@@ -282,8 +291,7 @@ def _pose(T: Floats) -> _Pose:
 
 
 def _bounds(scene: ShownScene) -> tuple[Floats, Floats]:
-    corners = [o.T_world_box[:3, 3] + (_CORNERS * o.size) @ o.T_world_box[:3, :3].T for o in scene.objects]
-    points = np.concatenate(corners)
+    points = np.concatenate([o.corners for o in scene.objects])
     return points.min(0), points.max(0)
 
 
