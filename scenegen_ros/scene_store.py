@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scenegen.documents import document_scene
-from scenegen.files import SceneNotStored, list_scenes, mesh_name, new_scene_id, read_scene, refine_scene, write_scene
+from scenegen.files import SceneNotStored, list_scenes, new_scene_id, read_scene, refine_scene, write_scene
 from scenegen.scene import InvalidInput, PlacedObject, Scene, View
+from scenegen.scene_json import mesh_name
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from scenegen import files
 from scenegen.files import (
     SceneNotStored,
     list_scenes,
-    mesh_name,
     new_scene_id,
     read_scene,
     refine_scene,
     write_scene,
 )
 from scenegen.scene import ROTATION_YUP_ZUP, InvalidInput, PlacedObject, Placement, Scene
+from scenegen.scene_json import mesh_name
 
 
 def scene_of_two() -> Scene:

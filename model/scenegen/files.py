@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
 import shutil
@@ -19,13 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.spatial.transform import Rotation
-
 from scenegen.glb import mesh_from_glb, mesh_to_glb, meshes_to_glb
-from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject, Placement, Scene, View
+from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject, Scene, View
+from scenegen.scene_json import (
+    FORMAT,
+    camera_entry,
+    mesh_name,
+    placed_object_of,
+    placement_of,
+    pose_entry,
+    scene_entries,
+)
 
-FORMAT = 1
 _UNFINISHED = ".unfinished-"
 _UNFINISHED_AGE_S = 3600.0
 _SCENE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -40,11 +44,6 @@ def new_scene_id(stamp_ns: int | None = None) -> str:
     now_ns = time.time_ns()
     day = time.strftime("%Y%m%d-%H%M%S", time.gmtime((now_ns if stamp_ns is None else stamp_ns) / 1e9))
     return f"{day}-{now_ns % 10**9:09d}-{os.urandom(3).hex()}"
-
-
-def mesh_name(instance: int, preliminary: bool = False) -> str:
-    """Where a scene's folder holds the mesh of an object."""
-    return f"objects/{instance}.coarse.glb" if preliminary else f"objects/{instance}.glb"
 
 
 def write_scene(
@@ -83,9 +82,9 @@ def write_scene(
             "id": scene_id,
             "frame_id": frame_id,
             "stamp_ns": int(stamp_ns),
-            "views": [_describe_camera(view) for view in views or ()],
+            "views": [camera_entry(view) for view in views or ()],
         }
-        description |= _describe(scene, placed, preliminary)
+        description |= scene_entries(scene, placed, preliminary)
         _write(unfinished / "scene.json", _json(description))
         _sync_folder(unfinished / "objects")
         _sync_folder(unfinished)
@@ -108,7 +107,7 @@ def refine_scene(folder: Path, scene: Scene, placed: Sequence[PlacedObject] | No
     meta.pop("settled", None)  # by the shapes that now go
     files = {mesh_name(asset.id): mesh_to_glb(asset.mesh) for asset in scene.assets}
     files["scene.glb"] = _whole_glb(scene, placed)
-    files["scene.json"] = _json(meta | _describe(scene, placed, preliminary=False))
+    files["scene.json"] = _json(meta | scene_entries(scene, placed, preliminary=False))
     try:
         _replace(folder, files)
     except OSError as error:
@@ -126,11 +125,7 @@ def write_settled(folder: Path, poses: Mapping[int, Floats], about: Mapping[str,
     if {entry["id"] for entry in meta["objects"]} != set(poses):
         raise InvalidInput(f"{folder} has changed while it was being settled: settle it again")
     for entry in meta["objects"]:
-        rotation = Rotation.from_matrix(poses[entry["id"]][:3, :3])
-        entry["settled"] = {
-            "position_m": _numbers(poses[entry["id"]][:3, 3]),
-            "rotation_wxyz": _numbers(rotation.as_quat(scalar_first=True)),
-        }
+        entry["settled"] = pose_entry(poses[entry["id"]])
     try:
         _replace(folder, {"scene.json": _json(meta | {"settled": dict(about)})})
     except OSError as error:
@@ -150,12 +145,9 @@ def read_scene(folder: str | Path) -> tuple[Scene, tuple[PlacedObject, ...] | No
             mesh_file = folder / mesh_name(int(entry["id"]), meta.get("preliminary", False))
             mesh = mesh_from_glb(mesh_file.read_bytes(), str(mesh_file))
             assets.append(Asset(int(entry["id"]), entry["label"], mesh, entry["detail"]))
-            relative = entry["placement"]
-            placements.append(
-                Placement(np.array(relative["translation"]), np.array(relative["rotation_wxyz"]), relative["scale"])
-            )
+            placements.append(placement_of(entry["placement"]))
             if meta["placed"]:
-                placed.append(_placed_object(entry, assets[-1]))
+                placed.append(placed_object_of(entry, assets[-1]))
         scene = Scene(tuple(assets), tuple(placements), meta["query"], meta["seconds"])
     except InvalidInput:
         raise
@@ -205,88 +197,6 @@ def _whole_glb(scene: Scene, placed: Sequence[PlacedObject] | None) -> bytes:
 
 def _json(description: Mapping[str, Any]) -> bytes:
     return json.dumps(description, indent=1, allow_nan=False).encode()
-
-
-def _describe(scene: Scene, placed: Sequence[PlacedObject] | None, preliminary: bool) -> dict[str, Any]:
-    """What refining a scene may change in its scene.json."""
-    objects = []
-    for i, (asset, placement) in enumerate(zip(scene.assets, scene.placements, strict=True)):
-        entry: dict[str, Any] = {
-            "id": asset.id,
-            "label": asset.label,
-            "detail": asset.detail,
-            "mesh": mesh_name(asset.id, preliminary),
-            "placement": {
-                "translation": _numbers(placement.translation),
-                "rotation_wxyz": _numbers(placement.rotation_wxyz),
-                "scale": float(placement.scale),
-            },
-        }
-        if placed is not None:
-            entry |= _describe_placed(placed[i])
-        objects.append(entry)
-    return {
-        "preliminary": preliminary,
-        "query": scene.query,
-        "placed": placed is not None,
-        "metric": placed is not None and all(o.metric for o in placed),
-        "seconds": {stage: float(s) for stage, s in scene.seconds.items()},
-        "objects": objects,
-    }
-
-
-def _describe_placed(placed: PlacedObject) -> dict[str, Any]:
-    rotation = Rotation.from_matrix(placed.T_world_object[:3, :3])
-    return {
-        "position_m": _numbers(placed.T_world_object[:3, 3]),
-        "rotation_wxyz": _numbers(rotation.as_quat(scalar_first=True)),
-        "scale_m": float(placed.scale_m),
-        "size_m": _numbers(placed.size_m),
-        "covariance": _numbers(placed.covariance),
-        "confidence": float(placed.confidence),
-        "residual_m": _number(placed.residual_m),
-        "metric": bool(placed.metric),
-    }
-
-
-def _placed_object(entry: Mapping[str, Any], asset: Asset) -> PlacedObject:
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat(entry["rotation_wxyz"], scalar_first=True).as_matrix()
-    T[:3, 3] = entry["position_m"]
-    residual = entry["residual_m"]
-    return PlacedObject(
-        id=asset.id,
-        label=asset.label,
-        asset=asset,
-        T_world_object=T,
-        scale_m=entry["scale_m"],
-        size_m=np.array(entry["size_m"], float),
-        covariance=np.array(entry["covariance"], float),  # None, for "unknown", becomes NaN
-        confidence=entry["confidence"],
-        residual_m=math.nan if residual is None else residual,
-        metric=entry["metric"],
-    )
-
-
-def _describe_camera(view: View) -> dict[str, Any]:
-    return {
-        "width": view.image.shape[1],
-        "height": view.image.shape[0],
-        "intrinsics": None if view.intrinsics is None else _numbers(view.intrinsics),
-        "T_world_camera": None if view.T_world_camera is None else _numbers(view.T_world_camera),
-        "stamp_ns": int(view.stamp_ns),
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN or infinity; None stands for 'unknown'."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _numbers(array: Floats) -> Any:
-    values = array.astype(object)
-    values[~np.isfinite(array)] = None
-    return values.tolist()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -18,10 +18,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from scenegen.contact_sheet import confidence_colour
-from scenegen.files import mesh_name, read_scene
+from scenegen.files import read_scene
 from scenegen.glb import mesh_from_glb
 from scenegen.placement.sights import FIELD_OF_VIEW
 from scenegen.scene import ROTATION_YUP_ZUP, Floats, InvalidInput, View
+from scenegen.scene_json import mesh_name
 
 if TYPE_CHECKING:
     import viser

@@ -19,6 +19,7 @@ from scenegen.export.convex import Cut, convex_pieces
 from scenegen.export.physics import MassProperties, density_of, mass_properties, surface
 from scenegen.files import read_scene
 from scenegen.scene import Floats, InvalidInput, PlacedObject, Scene
+from scenegen.scene_json import pose_of
 
 MARGIN_M = 0.5
 """How far the floor reaches beyond the objects."""
@@ -120,7 +121,7 @@ def read_bodies(
     rest = _settled(Path(folder), meta, scale_m, level) if settled else None
     poses, sizes = _metric_poses(Path(folder), scene, placed, scale_m if rest is None else rest["scale_m"])
     if rest is not None:
-        poses = np.stack([_settled_pose(entry["settled"]) for entry in meta["objects"]])
+        poses = np.stack([pose_of(entry["settled"]) for entry in meta["objects"]])
     elif level:
         up = poses[:, :3, 2].mean(0)
         poses = _turn_up(up) @ poses
@@ -152,13 +153,6 @@ def _settled(folder: Path, meta: Mapping[str, Any], scale_m: float | None, level
             "these out, or settle it again"
         )
     return rest
-
-
-def _settled_pose(entry: Mapping[str, Any]) -> Floats:
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat(entry["rotation_wxyz"], scalar_first=True).as_matrix()
-    T[:3, 3] = entry["position_m"]
-    return T
 
 
 def _metric_poses(
