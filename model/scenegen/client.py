@@ -16,51 +16,44 @@ from typing import Any, Literal, TypeVar
 import httpx
 
 from scenegen.address import Address
+from scenegen.failures import (
+    ConnectionLost,
+    GenerationFailed,
+    RequestTooLarge,
+    ServerBusy,
+    ServerError,
+    ServerNotReady,
+    ServerUnreachable,
+    Unauthorized,
+    answer_of,
+    failure,
+    is_certificate_error,
+    lost,
+    refusal,
+    unreachable,
+)
 from scenegen.prompts import PromptedView
 from scenegen.scene import Cancelled, Detail, InvalidInput, Progress, Scene, View
-from scenegen.wire import MEDIA_TYPE, Event, EventReader, Failure, Masks, encode_request
+from scenegen.wire import MEDIA_TYPE, Event, EventReader, Masks, encode_request
+
+__all__ = [
+    "ConnectionLost",
+    "GenerationFailed",
+    "Readiness",
+    "RequestTooLarge",
+    "SceneClient",
+    "ServerBusy",
+    "ServerError",
+    "ServerNotReady",
+    "ServerUnreachable",
+    "Unauthorized",
+]
 
 _Result = TypeVar("_Result")
 
 _POLL_S = 0.05
 _RETRY_WAITS_S = (0.2, 0.5, 1.0)
 _CHUNK = 1 << 18
-
-
-class ServerError(Exception):
-    """The generation server did not give a scene. The message says why and what to do."""
-
-
-class ServerUnreachable(ServerError):
-    """Nothing that speaks this protocol answers at the address. The request was not accepted."""
-
-
-class ServerNotReady(ServerError):
-    """The server is there but has no model: it is still loading, loading failed, or (a segmenter) none was given."""
-
-
-class ServerBusy(ServerError):
-    """The server's queue is full. retry_after: seconds after which it wants to be asked again."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class Unauthorized(ServerError):
-    """The token is missing or wrong."""
-
-
-class RequestTooLarge(ServerError):
-    """The request is over one of the server's limits."""
-
-
-class GenerationFailed(ServerError):
-    """The server accepted the request and failed at it."""
-
-
-class ConnectionLost(ServerError):
-    """The connection broke after the request was sent: whether the server finished is unknown."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +174,10 @@ class SceneClient:
         async with self._http() as http, self._connected(http, "GET", "/v1/ready") as response:
             await response.aread()
             if response.status_code not in (200, 503):
-                raise self._refusal(response)
-            answer = _answer(response)
+                raise refusal(self._address, response)
+            answer = answer_of(response)
             if answer.get("state") not in ("loading", "ready", "failed"):
-                raise self._refusal(response)
+                raise refusal(self._address, response)
             return Readiness(
                 answer["state"],
                 str(answer.get("detail", "")),
@@ -201,12 +194,14 @@ class SceneClient:
         async with self._http() as http, self._connected(http, "POST", path, frames) as response:
             if response.status_code != 200 or response.headers.get("Content-Type") != MEDIA_TYPE:
                 await response.aread()
-                raise self._refusal(response)
+                raise refusal(self._address, response)
             async for event in self._events(response):
                 if isinstance(event, wanted):
                     return event
-                _take(event, on_progress)
-            raise self._lost("it closed the connection")
+                if not isinstance(event, Progress):
+                    raise failure(event)
+                on_progress(event)
+            raise lost(self._address, "it closed the connection")
 
     async def _events(self, response: httpx.Response) -> AsyncIterator[Event]:
         reader = EventReader()
@@ -215,7 +210,7 @@ class SceneClient:
                 for event in reader.feed(chunk):
                     yield event
         except httpx.TransportError as error:
-            raise self._lost(error) from error
+            raise lost(self._address, error) from error
         except InvalidInput as error:
             raise GenerationFailed(f"the answer of {self._address} cannot be read: {error}") from error
 
@@ -245,78 +240,16 @@ class SceneClient:
                 response = await http.send(request, stream=True)
                 break
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                wait = None if _is_certificate_error(error) else next(waits, None)
+                wait = None if is_certificate_error(error) else next(waits, None)
                 if wait is None:
-                    raise self._unreachable(error) from error
+                    raise unreachable(self._address, error) from error
                 await asyncio.sleep(wait)
             except httpx.TransportError as error:
-                raise self._lost(error) from error
+                raise lost(self._address, error) from error
         try:
             yield response
         finally:
             await response.aclose()
-
-    def _unreachable(self, error: Exception) -> ServerUnreachable:
-        if _is_certificate_error(error):
-            return ServerUnreachable(
-                f"{self._address} shows a certificate that is not trusted ({error}): give the PEM file of the "
-                "authority that signed it, and use the host name it was made for"
-            )
-        return ServerUnreachable(
-            f"no generation server answers at {self._address} ({str(error) or type(error).__name__}): start one with "
-            "`scenegen serve`, or correct the address"
-        )
-
-    def _lost(self, why: object) -> ConnectionLost:
-        return ConnectionLost(
-            f"the connection to {self._address} broke during the generation ({str(why) or type(why).__name__}): the "
-            "server stopped or the network failed; look at the server's log and send the request again"
-        )
-
-    def _refusal(self, response: httpx.Response) -> Exception:
-        """The exception for an answer that is not a stream of events (DESIGN section 8: each its own)."""
-        answer = _answer(response)
-        error = str(answer.get("error", f"{self._address} answered {response.status_code}"))
-        message = ": ".join(filter(None, (error, str(answer.get("hint", "")))))
-        status = response.status_code
-        if "error" not in answer:
-            return ServerUnreachable(
-                f"what answers at {self._address} is not a generation server of this version (HTTP {status}): "
-                "correct the address"
-            )
-        if status == 401:
-            return Unauthorized(message)
-        if status in (413, 408):
-            return RequestTooLarge(message)
-        if status == 422:
-            return InvalidInput(message)
-        if status == 503 and "Retry-After" in response.headers:
-            return ServerBusy(message, float(response.headers["Retry-After"]))
-        if status in (501, 503):
-            return ServerNotReady(message)
-        return GenerationFailed(message)
-
-
-def _take(event: Event, on_progress: Callable[[Progress], None]) -> None:
-    """Passes progress on; a failure is raised."""
-    if isinstance(event, Progress):
-        on_progress(event)
-    elif not isinstance(event, Failure):
-        raise GenerationFailed(f"the server answered with {type(event).__name__}: run one version on both ends")
-    elif event.kind == "InvalidInput":
-        raise InvalidInput(event.message)
-    elif event.kind == "ServerStopping":
-        raise ConnectionLost(event.message)
-    else:
-        raise GenerationFailed(event.message)
-
-
-def _answer(response: httpx.Response) -> dict[str, Any]:
-    try:
-        answer = response.json()
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
 
 
 async def _chunks(frames: Sequence[bytes]) -> AsyncIterator[bytes]:
@@ -336,7 +269,3 @@ def _tls_context(address: Address, ca_file: str | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise InvalidInput(f"{ca_file} is not a readable PEM certificate ({error}): give the authority's") from error
-
-
-def _is_certificate_error(error: Exception) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
