@@ -58,7 +58,7 @@ def test_only_the_side_towards_the_camera_of_a_thin_board_is_seen(inside_out: bo
     if inside_out:
         board.invert()
     surface = Surface.of(Asset(1, "board", board))
-    above = surface.seen(np.array([0.1, 0.2, 3.0]))
+    (above,) = surface.seen(np.array([[0.1, 0.2, 3.0]]))
     assert len(above.points) > 1000
     assert (above.points[:, 2] > -0.019).all()  # its edges, too
     inner = np.abs(above.points[:, :2]).max(axis=1) < 0.4

@@ -6,84 +6,25 @@ Knows nothing about assets or placements.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
+from scenegen.placement.outlines import Outlines, PosedView, eroded, outlines_of
 from scenegen.scene import Floats, View
 
-OUTLINE_PIXELS = 320
-POINTS = 1500
+POINTS = 1500  # kept of an object, whatever the number of its views and their size
+WHOLE = 3000  # points of a view's whole mask whose mean and variance stand for all
 MIN_POINTS = 30
 LEAST_READ = 0.02  # of a mask: less are mixed pixels along its edge
-INSIDE = 80
-BLIND = 0.25
+_SQUARE = np.ones((3, 3), np.uint8)
 
 
 def depth_noise(z: Floats) -> Floats:
     """Standard deviation in metres of a stereo depth camera at depth z (spec/placement.md)."""
     return np.asarray(0.001 + 0.0025 * z**2)
-
-
-@dataclass(frozen=True)
-class Outline:
-    """One object's mask in one view, at reduced resolution, and the depth measured around it.
-
-    table: float32 [h * w, 6] per pixel: how far it lies outside the mask, as a tangent (metres at one metre); the
-    direction (x, y) in which that grows; the depth measured there (0: none); 1 safely inside the mask; 1 where another
-    object is seen without a reading. step: source pixels per pixel. shape: (h, w). inside: tangents [n, 2] of some
-    pixels within the mask, with or without a reading. blind: most of its extent is not told by readings.
-    """
-
-    table: NDArray[np.float32]
-    shape: tuple[int, int]
-    step: int
-    intrinsics: Floats
-    T_camera_world: Floats
-    inside: Floats
-    blind: bool
-
-    def violation(self, at: Floats) -> tuple[Floats, Floats]:
-        """How far points at [..., 3] (world, metres) contradict the view, and which way that grows.
-
-        A point contradicts it outside the mask where nothing nearer was measured, or in front of what was measured.
-        Returns metres >= 0 [...] and unit directions in the world [..., 3].
-        """
-        height, width = self.shape
-        camera = at @ self.T_camera_world[:3, :3].T + self.T_camera_world[:3, 3]
-        z = np.maximum(camera[..., 2], 1e-3)
-        tangent = camera[..., :2] / z[..., None]
-        K = self.intrinsics / self.step
-        column = (K[0, 0] * tangent[..., 0] + (K[0, 2] + 0.5)).astype(np.int64)
-        row = (K[1, 1] * tangent[..., 1] + (K[1, 2] + 0.5)).astype(np.int64)
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (camera[..., 2] > 0.01)
-        found = self.table.take(np.where(inside, row * width + column, 0), axis=0)
-        measured = found[..., 3]
-        nearest_allowed = z - (0.005 + 0.0075 * z * z)  # three deviations of depth_noise and 2 mm
-        occluded = ((measured > 0) & (measured < nearest_allowed)) | (found[..., 5] > 0)
-        outside = found[..., 0] * z * (inside & ~occluded)
-        in_front = np.maximum(measured + (nearest_allowed - 2 * z), 0) * (found[..., 4] * inside)
-        slope = found[..., 1:3]
-        direction = np.concatenate([slope, -(slope * tangent).sum(-1, keepdims=True)], axis=-1)
-        direction[in_front > 0] = (0.0, 0.0, -1.0)
-        return outside + in_front, direction @ self.T_camera_world[:3, :3]
-
-    def uncovered(self, at: Floats, spacing: float) -> tuple[NDArray[np.intp], Floats, Floats]:
-        """Which of points at [n, 3] (world, metres) are nearest to the pixels inside, and how far beside them they are.
-
-        Returns their indices [m], metres beyond the spacing of points [m], and the unit directions in the world [m, 3]
-        in which that grows.
-        """
-        camera = at @ self.T_camera_world[:3, :3].T + self.T_camera_world[:3, 3]
-        z = np.maximum(camera[:, 2], 1e-3)
-        tangent = camera[:, :2] / z[:, None]
-        distance, index = cKDTree(tangent).query(self.inside)
-        away = (tangent[index] - self.inside) / np.maximum(distance, 1e-9)[:, None]
-        amount = np.maximum(distance * z[index] - spacing, 0)
-        return index, amount, away @ self.T_camera_world[:2, :3]
 
 
 @dataclass(frozen=True)
@@ -107,30 +48,22 @@ class Evidence:
     noise: float
     pixels: int
     read: float
-    outlines: tuple[Outline, ...]
+    outlines: Outlines
+    kept: dict[int, tuple[Floats, list[slice]]] = field(default_factory=dict)
+
+    def by_eye(self, count: int) -> tuple[Floats, list[slice]]:
+        """The first count points, those from one camera together: [n, 3], and for each camera where its points are."""
+        if count not in self.kept:
+            eye = self.eye[:count]
+            ends = np.cumsum(np.bincount(eye, minlength=len(self.eyes))).tolist()
+            slices = [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+            self.kept[count] = self.points[:count][np.argsort(eye, kind="stable")], slices
+        return self.kept[count]
 
     @property
     def length(self) -> float:
         """A rough diameter of the measured part, metres."""
         return float(3 * np.sqrt(self.variance))
-
-
-@dataclass(frozen=True)
-class PosedView:
-    """A view that can be used together with the others: its camera is known in the common world."""
-
-    view: View
-    intrinsics: Floats
-    T_world_camera: Floats
-    depth_m: NDArray[np.float32]
-
-    @staticmethod
-    def of(view: View, T_world_camera: Floats) -> PosedView:
-        """Clean a view's depth; without depth it is all zero. Needs intrinsics."""
-        assert view.intrinsics is not None
-        depth = np.zeros(view.masks.shape, np.float32) if view.depth_m is None else np.asarray(view.depth_m, np.float32)
-        depth = np.where(np.isfinite(depth) & (depth > 0.02), depth, np.float32(0))
-        return PosedView(view, view.intrinsics, T_world_camera, depth)
 
 
 def common_views(views: Sequence[View]) -> list[PosedView]:
@@ -146,108 +79,91 @@ def common_views(views: Sequence[View]) -> list[PosedView]:
     return next(([p] for p in alone if p.depth_m.any()), [])
 
 
+@dataclass(frozen=True)
+class _Readings:
+    """One instance's readings in one view: [n, 3] world, some of count; some points of its whole mask, of area."""
+
+    points: Floats
+    count: int
+    whole: Floats
+    area: int
+
+
 def gather(views: Sequence[PosedView], instance: int) -> Evidence | None:
     """Everything the views measured of one instance; None where next to nothing was read."""
     random = np.random.default_rng(instance)
-    clouds: list[Floats] = []
-    whole: list[Floats] = []
-    cameras: list[Floats] = []
-    pixels = 0
-    for posed in views:
-        pixels += int((posed.view.masks == instance).sum())
-        cloud, filled = _points(posed, instance)
-        if len(cloud) >= MIN_POINTS // 2:
-            clouds.append(cloud)
-            whole.append(filled)
-            cameras.append(posed.T_world_camera[:3, 3])
-    read = sum(map(len, clouds))
-    if read < max(MIN_POINTS, LEAST_READ * sum(map(len, whole))):
+    shown = [posed for posed in views if (posed.view.masks == instance).any()]
+    readings = [(posed, _readings(posed, instance, random)) for posed in shown]
+    used = [(posed, found) for posed, found in readings if found is not None and found.count >= MIN_POINTS // 2]
+    read, area = sum(found.count for _, found in used), sum(found.area for _, found in used)
+    if read < max(MIN_POINTS, LEAST_READ * area):
         return None
-    towards = np.stack(cameras) - np.stack([filled.mean(axis=0) for filled in whole])
+    eyes = np.stack([posed.T_world_camera[:3, 3] for posed, _ in used])
+    means = np.stack([found.whole.mean(axis=0) for _, found in used])
+    share = np.array([found.area / area for _, found in used])
+    mean = share @ means
+    variance = float(share @ [((found.whole - mean) ** 2).sum(axis=1).mean() for _, found in used])
+    towards = eyes - means
     reach = np.linalg.norm(towards, axis=-1, keepdims=True)
-    share = np.array([len(filled) for filled in whole], dtype=np.float64)
-    points = np.concatenate(clouds)
-    order = random.permutation(len(points))
-    points, eye = points[order], np.repeat(np.arange(len(clouds), dtype=np.int32), [len(c) for c in clouds])[order]
-    filled = np.concatenate(whole)
-    mean = filled.mean(axis=0)
-    variance = float(((filled - mean) ** 2).sum(axis=1).mean())
-    outlines = tuple(outline_of(posed, instance) for posed in views if (posed.view.masks == instance).any())
-    noise = float(depth_noise(reach).mean())
+    clouds = [found.points[: max(1, round(POINTS * found.count / read))] for _, found in used]
+    eye = np.repeat(np.arange(len(used), dtype=np.int32), [len(cloud) for cloud in clouds])
+    order = random.permutation(len(eye))
     return Evidence(
-        points=points[:POINTS],
-        eyes=np.stack(cameras),
-        eye=eye[:POINTS],
+        points=np.concatenate(clouds)[order],
+        eyes=eyes,
+        eye=eye[order],
         towards_camera=towards / reach,
-        share=share / share.sum(),
+        share=share,
         mean=mean,
         variance=max(variance, 1e-8),
-        noise=noise,
-        pixels=pixels,
-        read=read / sum(map(len, whole)),
-        outlines=outlines,
+        noise=float(depth_noise(reach).mean()),
+        pixels=sum(int((posed.view.masks == instance).sum()) for posed in shown),
+        read=read / area,
+        outlines=outlines_of(shown, instance),
     )
 
 
-def _points(posed: PosedView, instance: int) -> tuple[Floats, Floats]:
-    """Readings of one instance away from its mask's edge and from depth jumps, without stragglers: [n, 3] world.
+def _readings(posed: PosedView, instance: int, random: np.random.Generator) -> _Readings | None:
+    """Readings of one instance away from its mask's edge and from depth jumps, without stragglers; None without any.
 
-    And points [m, 3] for all of its mask but the edge, those without a reading as deep as the nearest that has one.
+    Its whole mask is all but the edge, where what has no reading is as deep as the nearest that has one.
     """
     mask = posed.view.masks == instance
-    nothing = np.zeros((0, 3)), np.zeros((0, 3))
-    if not mask.any():
-        return nothing
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     mask, depth = mask[window], posed.depth_m[window]
     depth = np.where(mask, depth, 0)
     for rounds in (3, 2, 1):
-        inner = ndimage.binary_erosion(mask, iterations=rounds)
+        inner = eroded(mask, rounds)
         if inner.sum() > max(0.5 * mask.sum(), 4 * MIN_POINTS):
             break
     inner = inner if inner.sum() >= MIN_POINTS else mask
-    far = ndimage.maximum_filter(depth, 3)
-    near = ndimage.minimum_filter(np.where(depth > 0, depth, np.inf), 3)
+    far = cv2.dilate(depth, _SQUARE)
+    near = cv2.erode(np.where(depth > 0, depth, np.float32(np.inf)), _SQUARE)
     kept = inner & (depth > 0) & (far - near < 0.015 + 0.02 * depth)
     if not kept.any():
-        return nothing
+        return None
     middle = np.median(depth[kept])
     spread = np.median(np.abs(depth[kept] - middle))
     kept &= np.abs(depth - middle) < 6 * spread + 0.02
-    nearest = ndimage.distance_transform_edt(~kept, return_distances=False, return_indices=True)
+    nearest = _nearest(kept, depth)
 
-    def in_world(chosen: NDArray[np.bool_]) -> Floats:
+    def in_world(chosen: NDArray[np.bool_], most: int) -> Floats:
         v, u = np.nonzero(chosen)
-        z = depth[tuple(nearest[:, v, u])].astype(np.float64)
-        rays = np.linalg.solve(posed.intrinsics, np.stack([u + columns[0], v + rows[0], np.ones(len(u))]))
-        return np.asarray((rays * z).T @ posed.T_world_camera[:3, :3].T + posed.T_world_camera[:3, 3])
+        some = random.permutation(len(v))[:most]
+        v, u = v[some], u[some]
+        z = nearest[v, u].astype(np.float64)
+        K = posed.intrinsics
+        x, y = (u + columns[0] - K[0, 2]) / K[0, 0] * z, (v + rows[0] - K[1, 2]) / K[1, 1] * z
+        return np.stack([x, y, z], axis=-1) @ posed.T_world_camera[:3, :3].T + posed.T_world_camera[:3, 3]
 
-    return in_world(kept), in_world(inner)
+    return _Readings(in_world(kept, POINTS), int(kept.sum()), in_world(inner, WHOLE), int(inner.sum()))
 
 
-def outline_of(posed: PosedView, instance: int) -> Outline:
-    """Where one instance's mask lies in a view, and what was measured around it."""
-    masks = posed.view.masks
-    step = max(1, -(-max(masks.shape) // OUTLINE_PIXELS))
-    masks, depth = masks[::step, ::step], posed.depth_m[::step, ::step]
-    mask = masks == instance
-    pixels = ndimage.distance_transform_edt(~mask) if mask.any() else np.zeros(mask.shape)
-    pixels = np.maximum(pixels - 1, 0)  # a mask bleeds by about a pixel
-    slope = np.stack(np.gradient(pixels)[::-1], axis=-1)
-    slope /= np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-6)
-    core = ndimage.binary_erosion(mask, iterations=2)
-    v, u = np.nonzero(ndimage.binary_erosion(mask) if core.any() else mask)
-    chosen = np.random.default_rng(instance).permutation(len(v))[:INSIDE]
-    rays = np.linalg.solve(posed.intrinsics, np.stack([u[chosen] * step, v[chosen] * step, np.ones(len(chosen))]))
-    hidden = (masks > 0) & ~mask & (depth == 0)
-    table = [pixels * (step / posed.intrinsics[0, 0]), slope[..., 0], slope[..., 1], depth, core, hidden]
-    return Outline(
-        table=np.stack(table, axis=-1).reshape(-1, 6).astype(np.float32),
-        shape=(mask.shape[0], mask.shape[1]),
-        step=step,
-        intrinsics=posed.intrinsics,
-        T_camera_world=np.asarray(np.linalg.inv(posed.T_world_camera)),
-        inside=np.asarray(rays[:2].T),
-        blind=bool((depth[v, u] == 0).mean() > BLIND),
-    )
+def _nearest(kept: NDArray[np.bool_], depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Depth [h, w] where it is kept, and elsewhere that of the nearest pixel kept."""
+    missing = (~kept).astype(np.uint8)
+    labels = cv2.distanceTransformWithLabels(missing, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    by_label = np.zeros(int(labels.max()) + 1, np.float32)
+    by_label[labels[kept]] = depth[kept]
+    return by_label[labels]

@@ -62,14 +62,11 @@ def match(T: Floats, part: Part, count: int) -> Match:
     """Match up to count points with what their cameras would see of the asset at T [4, 4]."""
     T_asset_world = inverse(T)
     scale = float(scale_of(T))
-    measured, eye = part.evidence.points[:count], part.evidence.eye[:count]
-    at, normals = np.empty_like(measured), np.empty_like(measured)
+    measured, slices = part.evidence.by_eye(count)
     local = measured @ T_asset_world[:3, :3].T + T_asset_world[:3, 3]
-    for k, camera in enumerate(part.evidence.eyes):
-        mine = eye == k
-        if not mine.any():
-            continue
-        seen = part.surface.seen(T_asset_world[:3, :3] @ camera + T_asset_world[:3, 3])
+    eyes = part.evidence.eyes @ T_asset_world[:3, :3].T + T_asset_world[:3, 3]
+    at, normals = np.empty_like(measured), np.empty_like(measured)
+    for mine, seen in zip(slices, part.surface.seen(eyes), strict=True):
         index = seen.tree.query(local[mine])[1]
         at[mine], normals[mine] = seen.points[index], seen.normals[index]
     at, normals = at @ T[:3, :3].T + T[:3, 3], normals @ T[:3, :3].T / scale
@@ -96,24 +93,24 @@ def rows(
     found: its points' match there. outline: weight of outline and free space beside the points, for which about count
     samples are tested. others: what stands beside.
     """
+    scale = float(scale_of(T))
     weight = 1 / (1 + (found.across**2 + found.beside**2) / near**2) ** 2 / (len(found.at) * near**2)
     out = [
         Rows(found.at, found.normals, found.across, weight),
         Rows(found.at, found.sideways, found.beside, EDGE * weight),
     ]
     if outline > 0:
-        for samples, view in shared_out(part, count):
-            at = samples @ T[:3, :3].T + T[:3, 3]
-            amount, direction = view.violation(at)
-            share = outline / (len(part.evidence.outlines) * len(at) * near**2)
-            out.append(Rows(at, direction, amount, share / (1 + (amount / (2 * near)) ** 2)))
-        for view in part.evidence.outlines:
-            if not view.blind:
-                continue
+        outlines = part.evidence.outlines
+        at = shared_out(part, count) @ T[:3, :3].T + T[:3, 3]
+        amount, direction = outlines.violation(at)
+        share = outline / (amount.size * near**2)
+        weight = share / (1 + (amount / (2 * near)) ** 2)
+        out.append(Rows(at.reshape(-1, 3), direction.reshape(-1, 3), amount.ravel(), weight.ravel()))
+        if outlines.blind.any():
             at = part.surface.points[:COVERING] @ T[:3, :3].T + T[:3, 3]
-            index, amount, direction = view.uncovered(at, COVERING_SPACING * float(scale_of(T)))
-            share = outline / (len(part.evidence.outlines) * len(index) * near**2)
-            out.append(Rows(at[index], direction, amount, share / (1 + (amount / (2 * near)) ** 2)))
+            index, amount, direction, each = outlines.uncovered(at, COVERING_SPACING * scale, outlines.blind)
+            weight = outline * each / (near**2 * (1 + (amount / (2 * near)) ** 2))
+            out.append(Rows(at[index], direction, amount, weight))
     if support is not None:
         out.append(_contact(T, part, near, support))
     out += [_apart(T, part, near, *other) for other in others if _touching(T, other[1])]
@@ -158,11 +155,9 @@ def misfit(T: Floats, part: Part, count: int = 300) -> float:
     reach = 0.15 * part.evidence.length
     found = match(T, part, count)
     total = float(np.clip((np.hypot(found.across, found.beside) - part.evidence.noise) / reach, 0, 1).mean())
-    for samples, outline in shared_out(part, count):
-        amount = outline.violation(samples @ T[:3, :3].T + T[:3, 3])[0]
-        total += float(np.minimum(amount / reach, 1).mean()) / len(part.evidence.outlines)
+    outlines = part.evidence.outlines
+    amount = outlines.amount(shared_out(part, count) @ T[:3, :3].T + T[:3, 3])
+    total += float(np.minimum(amount / reach, 1).mean())
     at = part.surface.points[:COVERING] @ T[:3, :3].T + T[:3, 3]
-    for outline in part.evidence.outlines:
-        amount = outline.uncovered(at, COVERING_SPACING * float(scale_of(T)))[1]
-        total += float(np.minimum(amount / reach, 1).mean()) / len(part.evidence.outlines)
-    return total
+    _, amount, _, share = outlines.uncovered(at, COVERING_SPACING * float(scale_of(T)))
+    return total + float(share @ np.minimum(amount / reach, 1))

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from scenegen.placement.fit import match, misfit, rows
-from scenegen.placement.search import search, upright_rotations
-from scenegen.placement.solver import Check, Part, bounded, hurried, scale_of, stepped
+from scenegen.placement.search import candidates, refine, upright_rotations
+from scenegen.placement.solver import Check, Part, bounded, change, hurried, scale_of, stepped, unit_of
 from scenegen.placement.support import Support
 from scenegen.scene import Asset, Floats, PlacedObject
 
@@ -184,7 +184,7 @@ def refined(
         upright, lean = _uprightness(T, ground.up)
         total = worth * hessian + precision + upright
         pull = worth * gradient + change(T, T_predicted) / sigma**2 + lean
-        step = hurried(bounded(total, pull, _unit(part)), step, _unit(part))
+        step = hurried(bounded(total, pull, unit_of(part.evidence.length)), step, unit_of(part.evidence.length))
         T = stepped(T[None], step[None], centre)[0]
     residual = float(np.median(np.abs(match(T, part, POINTS).across)))
     return Pose(T, np.asarray(np.linalg.inv(total)), residual, misfit(T, part))
@@ -214,9 +214,9 @@ def _uprightness(T: Floats, up: Floats | None) -> tuple[Floats, Floats]:
 
 def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: Check) -> Pose:
     """The better of the predicted pose and one found from the object's own points, standing upright."""
-    single = Part(part.surface, part.evidence, np.eye(4))
-    T, _ = search([single], upright_rotations(up), ground.support, check)
-    best = min((_freely(part, start, ground, check) for start in T), key=lambda pose: pose.score)
+    single = [Part(part.surface, part.evidence, np.eye(4))]
+    starts, _ = refine(candidates(single, upright_rotations(up), check)[0], single, check)
+    best = min((_freely(part, start, ground, check) for start in starts), key=lambda pose: pose.score)
     best = _turned(part, best, ground, check)
     if best.score > BETTER * predicted.score:
         return predicted
@@ -224,21 +224,9 @@ def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: 
 
 
 def _freely(part: Part, start: Floats, ground: Ground, check: Check) -> Pose:
-    return refined(part, start, start, FREE * _unit(part), ground, (), STAGES, check)
+    return refined(part, start, start, FREE * unit_of(part.evidence.length), ground, (), STAGES, check)
 
 
 def _turned(part: Part, pose: Pose, ground: Ground, check: Check) -> Pose:
     """The pose, or where a quarter turn from it fits better."""
     return min([pose, *(_freely(part, pose.T @ turn, ground, check) for turn in QUARTER_TURNS)], key=lambda p: p.score)
-
-
-def _unit(part: Part) -> Floats:
-    length = part.evidence.length
-    return np.array([1, 1, 1, length, length, length, 1])
-
-
-def change(T: Floats, T_from: Floats) -> Floats:
-    """Rotation vector, shift of the centre and log-scale that take T_from to T: [7]."""
-    scale, scale_from = scale_of(T), scale_of(T_from)
-    turn = Rotation.from_matrix(T[:3, :3] @ T_from[:3, :3].T / (scale * scale_from)).as_rotvec()
-    return np.concatenate([turn, T[:3, 3] - T_from[:3, 3], [np.log(scale / scale_from)]])

@@ -13,7 +13,7 @@ import numpy as np
 from scenegen.placement.certainty import confidence_of, covariance_of, doubt_of, features
 from scenegen.placement.evidence import common_views, gather
 from scenegen.placement.objects import Ground, Pose, place_objects, placed
-from scenegen.placement.search import all_rotations, search, upright_rotations
+from scenegen.placement.search import all_rotations, candidates, polish, refine, upright_rotations
 from scenegen.placement.solver import Check, Part, scale_of
 from scenegen.placement.support import Support, support_of
 from scenegen.placement.surface import Surface
@@ -22,6 +22,7 @@ from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject,
 
 DOUBTFUL = 0.18  # misfit of the group above which upright starts alone are not believed
 UPRIGHT_BONUS = 0.6  # a pose on the support plane's normal wins against one whose misfit is this share of its own
+HOPE = 0.75  # ... and what lies is fitted only when it is this much better by table already
 WALL = 0.5  # a plane around the objects whose normal is farther from the vertical than 60 degrees carries nothing
 
 
@@ -107,13 +108,20 @@ def _group_pose(
 
     guess: up by gravity or by what the objects stand on. Where nothing stands that way, any way round is tried.
     """
-    standing = search(parts, upright_rotations(guess), support, check) if guess is not None else None
-    if standing is not None and standing[1][0] < DOUBTFUL:
-        return standing[0][0], guess
-    anyhow = search(parts, all_rotations(), support, check)
-    if standing is not None and UPRIGHT_BONUS * standing[1][0] <= anyhow[1][0]:
-        return standing[0][0], guess
-    return anyhow[0][0], None
+    standing, hope = None, np.inf
+    if guess is not None:
+        starts, badness = candidates(parts, upright_rotations(guess), check)
+        standing = polish(refine(starts, parts, check)[0], parts, support, check)
+        if standing[1] < DOUBTFUL:
+            return standing[0], guess
+        hope = HOPE * badness[0]
+    starts, badness = candidates(parts, all_rotations(), check)
+    if standing is not None and badness[0] > hope:
+        return standing[0], guess
+    anyhow = polish(refine(starts, parts, check)[0], parts, support, check)
+    if standing is not None and UPRIGHT_BONUS * standing[1] <= anyhow[1]:
+        return standing[0], guess
+    return anyhow[0], None
 
 
 def _object(asset: Asset, pose: Pose, part: Part, companions: int) -> PlacedObject:

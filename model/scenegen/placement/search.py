@@ -15,6 +15,7 @@ from scenegen.placement.solver import (
     Check,
     Part,
     bounded,
+    change,
     hurried,
     inverse,
     moved,
@@ -22,6 +23,7 @@ from scenegen.placement.solver import (
     settle,
     shared_out,
     stepped,
+    unit_of,
 )
 from scenegen.placement.support import Support
 from scenegen.placement.surface import SPACING, Surface
@@ -34,6 +36,8 @@ POLISHED = 2
 COARSE = (0.3, 0.3, 0.3, 0.2, 0.2, 0.2)
 FINE = ((0.2, 1), (0.15, 1), (0.12, 1), (0.1, 0.3), (0.08, 0.3), (0.06, 0.1))
 POLISH = ((0.05, 0.1), *((0.04, 0.03),) * 12)
+WORTH = 1.5  # what fits worse than the best by this factor is not followed up
+ALIKE = 0.08  # poses whose turn (radians), shift (lengths) and log-scale differ by less end up the same
 STILL = 3e-4  # a step that turns by fewer radians, or moves or grows by less of a length, is the last
 
 
@@ -51,21 +55,40 @@ def upright_rotations(up: Floats, count: int = 36) -> Floats:
     return (Rotation.align_vectors([up], [[0.0, 0.0, 1.0]])[0] * yaw).as_matrix()
 
 
-def search(parts: Sequence[Part], rotations: Floats, support: Support | None, check: Check) -> tuple[Floats, Floats]:
-    """The best poses of a group and their misfits (0 is perfect), best first: [k, 4, 4], [k].
+def candidates(parts: Sequence[Part], rotations: Floats, check: Check) -> tuple[Floats, Floats]:
+    """The most promising poses of a group by table, no two alike, and how badly they fit: [k, 4, 4], [k], best first.
 
     rotations: float64 [r, 3, 3] of the group in the world, to start from. check: see solver.Check.
     """
     T = starts(parts, rotations)
     T = T[np.argsort(score(T, parts, points=60))[:SCORED]]
     T = settle(T, parts, COARSE, check)
-    T = T[np.argsort(score(T, parts, points=100))[:REFINED]]
+    return _distinct(T, score(T, parts, points=100), parts, REFINED)
+
+
+def refine(T: Floats, parts: Sequence[Part], check: Check) -> tuple[Floats, Floats]:
+    """Poses T [k, 4, 4] fitted to what cameras see, the best of them and their misfits: best first, no two alike."""
     T = np.stack([fit_group(start, parts, FINE, 150, None, check) for start in T])
-    T = T[np.argsort([group_misfit(pose, parts, 150) for pose in T])[:POLISHED]]
-    T = np.stack([fit_group(start, parts, POLISH, 400, support, check) for start in T])
-    final = np.array([group_misfit(pose, parts, 300) for pose in T])
-    order = np.argsort(final)
-    return T[order], final[order]
+    return _distinct(T, np.array([group_misfit(pose, parts, 150) for pose in T]), parts, POLISHED)
+
+
+def polish(T: Floats, parts: Sequence[Part], support: Support | None, check: Check) -> tuple[Floats, float]:
+    """The best of poses T [k, 4, 4] once they are fitted to the end, and its misfit (0 is perfect)."""
+    found = [fit_group(start, parts, POLISH, 400, support, check) for start in T]
+    return min(((pose, group_misfit(pose, parts, 300)) for pose in found), key=lambda pair: pair[1])
+
+
+def _distinct(T: Floats, badness: Floats, parts: Sequence[Part], most: int) -> tuple[Floats, Floats]:
+    """Poses of T [s, 4, 4] that are not much worse than the best and not nearly the same as a better one."""
+    length = float(np.mean([part.evidence.length for part in parts]))
+    chosen: list[int] = []
+    for i in np.argsort(badness):
+        if len(chosen) == most or badness[i] > WORTH * badness[np.argmin(badness)] + 0.01:
+            break
+        apart = [np.abs(change(T[i], T[k]) / unit_of(length)).max() for k in chosen]
+        if min(apart, default=np.inf) > ALIKE:
+            chosen.append(int(i))
+    return T[chosen], badness[chosen]
 
 
 def fit_group(
@@ -78,8 +101,7 @@ def fit_group(
 ) -> Floats:
     """A group's pose [4, 4] after one step for each stage (tolerance, weight of outlines); parts weigh the same."""
     pivot = np.mean([part.evidence.mean for part in parts], axis=0)
-    length = float(np.mean([part.evidence.length for part in parts]))
-    unit = np.array([1, 1, 1, length, length, length, 1])
+    unit = unit_of(float(np.mean([part.evidence.length for part in parts])))
     step = np.zeros(7)
     for share, outline in stages:
         check()
@@ -151,7 +173,7 @@ def score(T: Floats, parts: Sequence[Part], points: int) -> Floats:
         offset = np.linalg.norm(at - part.surface.points[part.surface.nearest(at)], axis=-1)
         gap = np.maximum(offset - SPACING / 2, 0) * scale
         total += np.clip((gap - part.evidence.noise) / reach, 0, 1).mean(axis=1)
-        for samples, outline in shared_out(part, points):
-            amount = outline.violation(moved(T_world_asset, samples))[0]
-            total += np.minimum(amount / reach, 1).mean(axis=1) / len(part.evidence.outlines)
+        samples = moved(T_world_asset, shared_out(part, points).reshape(-1, 3))
+        amount = part.evidence.outlines.amount(samples.reshape(len(T), len(part.evidence.outlines), -1, 3))
+        total += np.minimum(amount / reach, 1).mean(axis=(1, 2))
     return np.asarray(total / len(parts))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scenegen.placement.evidence import Outline, PosedView, outline_of
+from scenegen.placement.outlines import Outlines, PosedView, outlines_of
 from scenegen.placement.solver import moved
 from scenegen.placement.surface import Surface
 from scenegen.scene import Floats, Scene, View
@@ -32,7 +32,7 @@ class Sight:
     centre: Floats
     variance: float
     box: Floats
-    outline: Outline
+    outline: Outlines
 
 
 def sights_of(scene: Scene, surfaces: Sequence[Surface], view: View) -> list[Sight]:
@@ -49,8 +49,8 @@ def sights_of(scene: Scene, surfaces: Sequence[Surface], view: View) -> list[Sig
             tangents = np.linalg.solve(K, np.stack([u, v, np.ones(len(u))]))[:2]
             box = np.concatenate([tangents.min(axis=1), tangents.max(axis=1)])
             variance = max(float(tangents.var(axis=1).sum()), 1e-8)
-            T = scene.T_query_asset(i)
-            sights.append(Sight(i, surfaces[i], T, tangents.mean(axis=1), variance, box, outline_of(posed, asset.id)))
+            T, outline = scene.T_query_asset(i), outlines_of([posed], asset.id)
+            sights.append(Sight(i, surfaces[i], T, tangents.mean(axis=1), variance, box, outline))
     return sights
 
 
@@ -70,7 +70,7 @@ def box_error(T_camera_query: Floats, sight: Sight) -> Floats:
 def outside(T_camera_query: Floats, sight: Sight) -> float:
     """Share of the asset's samples that the mask does not show."""
     at = moved((T_camera_query @ sight.T_query_asset)[None], sight.surface.points[:SAMPLES])
-    return float((sight.outline.violation(at)[0] > 0).mean())
+    return float((sight.outline.amount(at) > 0).mean())
 
 
 def agreement(T: Floats, sight: Sight) -> float:

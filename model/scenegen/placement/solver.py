@@ -6,13 +6,13 @@ This is the coarse end: nearest samples by table, whoever sees them; fit.py is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scenegen.placement.evidence import Evidence, Outline
+from scenegen.placement.evidence import Evidence
 from scenegen.placement.surface import Surface
 from scenegen.scene import Floats
 
@@ -68,12 +68,23 @@ def stepped(T: Floats, step: Floats, pivot: Floats) -> Floats:
     return out
 
 
-def shared_out(part: Part, count: int) -> Iterator[tuple[Floats, Outline]]:
-    """Surface samples [n, 3] to test against each outline, in all about count, so that more views cost no more."""
-    outlines = part.evidence.outlines
-    each = max(count // max(len(outlines), 1), 50)
-    for k, outline in enumerate(outlines):
-        yield part.surface.points[k * each : (k + 1) * each], outline
+def change(T: Floats, T_from: Floats) -> Floats:
+    """Rotation vector, shift of the centre and log-scale that take T_from to T: [7]."""
+    scale, scale_from = scale_of(T), scale_of(T_from)
+    turn = Rotation.from_matrix(T[:3, :3] @ T_from[:3, :3].T / (scale * scale_from)).as_rotvec()
+    return np.concatenate([turn, T[:3, 3] - T_from[:3, 3], [np.log(scale / scale_from)]])
+
+
+def unit_of(length: float) -> Floats:
+    """What steps [7] are measured in: radians, lengths in metres and log-scale."""
+    return np.array([1, 1, 1, length, length, length, 1])
+
+
+def shared_out(part: Part, count: int) -> Floats:
+    """Surface samples [v, n, 3] to test against the outlines of v views: about count in all, so more cost little."""
+    views = len(part.evidence.outlines)
+    each = max(count // views, 50)
+    return part.surface.points[: views * each].reshape(views, each, 3)
 
 
 def jacobian(arm: Floats, direction: Floats) -> Floats:
@@ -90,8 +101,7 @@ def jacobian(arm: Floats, direction: Floats) -> Floats:
 def settle(T: Floats, parts: Sequence[Part], shares: Sequence[float], check: Check) -> Floats:
     """Poses T [s, 4, 4] of a group after one damped point-to-point step for each tolerance (see Part.tolerance)."""
     pivot = np.mean([part.evidence.mean for part in parts], axis=0)
-    length = float(np.mean([part.evidence.length for part in parts]))
-    unit = np.array([1, 1, 1, length, length, length, 1])
+    unit = unit_of(float(np.mean([part.evidence.length for part in parts])))
     for share in shares:
         check()
         hessian, gradient = np.zeros((len(T), 7, 7)), np.zeros((len(T), 7))
@@ -106,22 +116,43 @@ def _point_to_point(T: Floats, part: Part, near: float, pivot: Floats, hessian: 
     measured = part.evidence.points[:POINTS]
     index = part.surface.nearest(moved(inverse(T_world_asset), measured))
     surface = part.surface.points[index] @ np.swapaxes(T_world_asset[:, :3, :3], -1, -2) + T_world_asset[:, None, :3, 3]
-    offset = surface - measured
+    offset, arm = surface - measured, surface - pivot
     weight = 1 / (1 + (offset**2).sum(-1) / near**2) ** 2 / (len(measured) * near**2)
-    for axis in np.eye(3):
-        rows = jacobian(surface - pivot, np.broadcast_to(axis, surface.shape))
-        _add(hessian, gradient, rows, offset @ axis, weight)
-    for samples, outline in shared_out(part, POINTS):
-        at = moved(T_world_asset, samples)
-        amount, direction = outline.violation(at)
-        share = OUTLINE / (len(part.evidence.outlines) * at.shape[1] * near**2)
-        _add(hessian, gradient, jacobian(at - pivot, direction), amount, share / (1 + (amount / (2 * near)) ** 2))
-
-
-def _add(hessian: Floats, gradient: Floats, rows: Floats, residual: Floats, weight: Floats) -> None:
-    weighted = rows * weight[..., None]
+    _add_points(hessian, gradient, arm, offset, weight)
+    outlines = part.evidence.outlines
+    at = moved(T_world_asset, shared_out(part, POINTS).reshape(-1, 3)).reshape(len(T), len(outlines), -1, 3)
+    amount, direction = outlines.violation(at)
+    share = OUTLINE / (amount[0].size * near**2)
+    weight = share / (1 + (amount / (2 * near)) ** 2)
+    rows = jacobian(at - pivot, direction).reshape(len(T), -1, 7)
+    weighted = rows * weight.reshape(len(T), -1, 1)
     hessian += np.swapaxes(weighted, -1, -2) @ rows
-    gradient += (weighted * residual[..., None]).sum(axis=-2)
+    gradient += (amount.reshape(len(T), 1, -1) @ weighted)[:, 0]
+
+
+def _add_points(hessian: Floats, gradient: Floats, arm: Floats, offset: Floats, weight: Floats) -> None:
+    """Add the equations of offsets [s, n, 3] in all three directions, at arms [s, n, 3] from the pivot: by moments."""
+    weighted = weight[..., None] * arm
+    total, mean = weight.sum(axis=-1), weighted.sum(axis=-2)
+    second = np.swapaxes(weighted, -1, -2) @ arm
+    squared = np.trace(second, axis1=-2, axis2=-1)
+    hessian[:, :3, :3] += squared[:, None, None] * np.eye(3) - second
+    hessian[:, 3:6, 3:6] += total[:, None, None] * np.eye(3)
+    hessian[:, 6, 6] += squared
+    hessian[:, 3:6, 6] += mean
+    hessian[:, 6, 3:6] += mean
+    across = np.zeros((len(mean), 3, 3))
+    for axis in range(3):
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        across[:, a, b], across[:, b, a] = -mean[:, axis], mean[:, axis]
+    hessian[:, :3, 3:6] += across
+    hessian[:, 3:6, :3] += np.swapaxes(across, -1, -2)
+    product = np.swapaxes(weighted, -1, -2) @ offset
+    for axis in range(3):
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        gradient[:, axis] += product[:, a, b] - product[:, b, a]
+    gradient[:, 3:6] += (weight[..., None] * offset).sum(axis=-2)
+    gradient[:, 6] += np.trace(product, axis1=-2, axis2=-1)
 
 
 def bounded(hessian: Floats, gradient: Floats, unit: Floats, damping: float = 1e-5) -> Floats:

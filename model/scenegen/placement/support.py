@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from scenegen.placement.evidence import MIN_POINTS, OUTLINE_PIXELS, PosedView, depth_noise
+from scenegen.placement.evidence import MIN_POINTS, depth_noise
+from scenegen.placement.outlines import OUTLINE_PIXELS, PosedView, outside_of
 from scenegen.scene import Floats
 
 POINTS = 1500  # a view
@@ -40,7 +40,7 @@ def support_of(views: Sequence[PosedView], instances: Sequence[int]) -> Support 
         reach = max(4, int(0.3 * np.sqrt(wanted.sum())))
         nearest, farthest = np.quantile(depth[wanted & (depth > 0)], [0.02, 0.98])
         behind = farthest + (farthest - nearest) / 2  # a floor far below a table is no neighbour
-        around = (ndimage.distance_transform_edt(~wanted) < reach) & (masks == 0) & (depth > 0) & (depth < behind)
+        around = (outside_of(wanted) < reach) & (masks == 0) & (depth > 0) & (depth < behind)
         v, u = np.nonzero(around)
         chosen = random.permutation(len(v))[:POINTS]
         v, u = v[chosen], u[chosen]

@@ -86,13 +86,15 @@ class Surface:
         cell = np.clip(((at + GRID_HALF) * (GRID / (2 * GRID_HALF))).astype(np.int32), 0, GRID - 1)
         return np.asarray(self.lookup[(cell[..., 0] * GRID + cell[..., 1]) * GRID + cell[..., 2]])
 
-    def seen(self, eye: Floats) -> Seen:
-        """What a camera at about eye [3] (asset frame and units) sees, kept for the next who is about there."""
-        distance = float(np.linalg.norm(eye))
-        key = int(np.argmax(_EYES @ eye)), int(np.clip(np.rint(2 * np.log2(max(distance, 0.9))), 0, 10))
-        if key not in self.kept:
-            self.kept[key] = self._seen_from(_EYES[key[0]] * 2 ** (key[1] / 2))
-        return self.kept[key]
+    def seen(self, eyes: Floats) -> list[Seen]:
+        """What cameras at about eyes [v, 3] (asset frame and units) see, kept for the next that are about there."""
+        distance = np.maximum(np.sqrt((eyes**2).sum(axis=1)), 0.9)
+        rings = np.clip(np.rint(2 * np.log2(distance)), 0, 10).astype(int).tolist()
+        keys = list(zip(np.argmax(_EYES @ eyes.T, axis=0).tolist(), rings, strict=True))
+        for key in keys:
+            if key not in self.kept:
+                self.kept[key] = self._seen_from(_EYES[key[0]] * 2 ** (key[1] / 2))
+        return [self.kept[key] for key in keys]
 
     def _seen_from(self, eye: Floats) -> Seen:
         towards = eye - self.points
@@ -103,7 +105,7 @@ class Surface:
         normals = self.normals[free]
         normals = normals * np.where((normals * towards[free]).sum(axis=1) < 0, -1.0, 1.0)[:, None]
         points = self.points[free]
-        return Seen(points, normals, cKDTree(points))
+        return Seen(points, normals, cKDTree(points, balanced_tree=False, compact_nodes=False))
 
 
 def fibonacci_sphere(n: int) -> Floats:
