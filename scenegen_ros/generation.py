@@ -180,7 +180,13 @@ class Generation(threading.Thread):
         scene = labelled(scene, self._labels)
         views = self._views
         with self._timed("placing"):
-            objects = place_scene(scene, views, gravity=self._up(views), cancelled=self._cancelled)
+            objects = place_scene(
+                scene,
+                views,
+                gravity=self._up(),
+                known_sizes=self._collector.parameters.known_sizes,
+                cancelled=self._cancelled,
+            )
         frame_id, stamp_ns = self._frame_and_stamp(objects, self._kept)
         self._enter("saving", progress if preliminary else 0.98)
         with self._timed("saving"):
@@ -219,10 +225,10 @@ class Generation(threading.Thread):
                 )
             self._stopped.wait(_POLL_S)
 
-    def _up(self, views: Sequence[View]) -> Floats | None:
-        """Up in the frame of metric poses: z of every frame but a camera's optical one (REP 103, REP 105)."""
+    def _up(self) -> Floats | None:
+        """Up in the frame that views have poses in: z of every frame but a camera's optical one (REP 103, REP 105)."""
         level = self._fixed_frame and "_optical" not in self._fixed_frame
-        return np.array([0.0, 0.0, 1.0]) if level and any(view.depth_m is not None for view in views) else None
+        return np.array([0.0, 0.0, 1.0]) if level else None
 
     def _frame_and_stamp(self, objects: Sequence[PlacedObject], kept: Sequence[KeptView]) -> tuple[str, int]:
         """Frame of the poses, and the stamp they hold at (scenegen.placement.place_scene says which frame it used).

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from scenegen.scene import DETAILS, Detail, InvalidInput
 
@@ -143,10 +144,20 @@ class Parameters:
         "earlier, then again under the same id) or coarse.",
         choices=DETAILS,
     )
+    known_size: tuple[str, ...] = _row(
+        ("",),
+        "Largest extents in metres by label, as 'mug=0.095': they give metres where neither depth nor a camera that "
+        "moved does.",
+    )
     seed: int = _row(42, "Seed of the sampler for auto_generate.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
         check({row.name: getattr(self, row.name) for row in fields(self)})
+
+    @property
+    def known_sizes(self) -> dict[str, float]:
+        """Metres by label."""
+        return known_sizes(self.known_size)
 
 
 def check(values: Mapping[str, object]) -> None:
@@ -155,6 +166,24 @@ def check(values: Mapping[str, object]) -> None:
         choices = row.metadata["choices"]
         if choices and row.name in values and values[row.name] not in choices:
             raise InvalidInput(f"parameter {row.name} is '{values[row.name]}', it must be one of: {', '.join(choices)}")
+    known_sizes(cast(Sequence[str], values.get("known_size", ())))
+
+
+def known_sizes(entries: Sequence[str]) -> dict[str, float]:
+    """Metres by label from entries as 'mug=0.095'; empty ones say nothing. InvalidInput on anything else."""
+    sizes = {}
+    for entry in filter(None, entries):
+        label, _, metres = (word.strip() for word in entry.rpartition("="))
+        try:
+            sizes[label] = float(metres)
+        except ValueError:
+            sizes[label] = nan
+        if not label or not 0 < sizes[label] < inf:
+            raise InvalidInput(
+                f"parameter known_size has '{entry}': each entry is a label and its largest extent in metres, "
+                "for example 'mug=0.095'"
+            )
+    return sizes
 
 
 def declare(node: Node) -> None:
@@ -172,12 +201,14 @@ def declare(node: Node) -> None:
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=float(meta["low"]), to_value=float(meta["high"]), step=0.0)
             ]
-        node.declare_parameter(row.name, row.default, descriptor)
+        default = list(row.default) if isinstance(row.default, tuple) else row.default
+        node.declare_parameter(row.name, default, descriptor)
 
 
 def read(node: Node) -> Parameters:
     """The node's parameters as they stand. InvalidInput on a value outside its choices."""
-    return Parameters(**{row.name: node.get_parameter(row.name).value for row in fields(Parameters)})
+    values: dict[str, Any] = {row.name: node.get_parameter(row.name).value for row in fields(Parameters)}
+    return Parameters(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _limits(meta: Any) -> str:
@@ -216,8 +247,9 @@ def markdown_text() -> str:
     ]
     for row in fields(Parameters):
         meta = row.metadata
+        kind = "str[]" if isinstance(row.default, tuple) else type(row.default).__name__
         lines.append(
-            f"| `{row.name}` | {type(row.default).__name__} | `{json.dumps(row.default)}` | {_limits(meta)} "
+            f"| `{row.name}` | {kind} | `{json.dumps(row.default)}` | {_limits(meta)} "
             f"| {'yes' if meta['read_only'] else ''} | {meta['description']} |"
         )
     return "\n".join(lines) + "\n"

@@ -195,9 +195,9 @@ def test_a_restarted_node_announces_the_newest_scene_it_can_read(
 
 @pytest.mark.parametrize(
     ("frame", "with_depth", "up"),
-    [("map", True, [0.0, 0.0, 1.0]), ("camera_optical_frame", True, None), ("map", False, None)],
+    [("map", True, [0.0, 0.0, 1.0]), ("camera_optical_frame", True, None), ("map", False, [0.0, 0.0, 1.0])],
 )
-def test_up_is_z_of_a_level_frame_that_poses_come_out_in(
+def test_up_is_z_of_a_level_frame_and_known_sizes_are_passed_on(
     ros_context: rclpy.Context,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -209,12 +209,20 @@ def test_up_is_z_of_a_level_frame_that_poses_come_out_in(
 
     def place(scene: Scene, views: list[View], *, gravity: Any, **how: Any) -> tuple[PlacedObject, ...]:
         heard.append(gravity if gravity is None else gravity.tolist())
+        assert how["known_sizes"] == {"mug": 0.095}
         return fast_place(scene, views)
 
     monkeypatch.setattr(generation, "place_scene", place)
     with (
         running(StubGenerator(), tmp_path / "s") as server,
-        rig(ros_context, server, tmp_path / "scenes", with_depth=with_depth, fixed_frame=frame) as r,
+        rig(
+            ros_context,
+            server,
+            tmp_path / "scenes",
+            with_depth=with_depth,
+            fixed_frame=frame,
+            known_size=["mug=0.095"],
+        ) as r,
     ):
         assert r.ears.generate().success
     assert heard == [up]
