@@ -208,7 +208,8 @@ def declare(node: Node) -> None:
 def read(node: Node) -> Parameters:
     """The node's parameters as they stand. InvalidInput on a value outside its choices."""
     values: dict[str, Any] = {row.name: node.get_parameter(row.name).value for row in fields(Parameters)}
-    return Parameters(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values["known_size"] = tuple(values["known_size"])
+    return Parameters(**values)
 
 
 def _limits(meta: Any) -> str:
