@@ -53,7 +53,7 @@ def main() -> int:
         print(f"No figures: {error}", file=sys.stderr)
         return 1
     print("sampling ...", flush=True)
-    compared = sampling.run(1, steps=2) if quick else sampling.run(3)
+    compared = sampling.run(1, [1]) if quick else sampling.run(3)
     print("meshing ...", flush=True)
     meshes = meshing.rows(64, repeats=1) if quick else meshing.rows()
     print("textures ...", flush=True)

@@ -18,43 +18,19 @@ from pathlib import Path
 
 import torch
 
+from benchmark.cost import operations
 from benchmark.report import Section, table
 from scenegen.commands.selftest import SCRATCH
 from scenegen.generator import SceneGen
-from scenegen.generator.checkpoints import SamplerSettings, latent_sampler, load_pipeline, structure_sampler
+from scenegen.generator.checkpoints import latent_sampler, load_pipeline, structure_sampler
 from scenegen.generator.checkpoints.random_weights import published_models, write_random_checkpoint
 from scenegen.generator.checkpoints.settings import Mode
-from scenegen.generator.sampling import schedule
-from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.scene import Progress, View
 from scenegen.synthetic.dataset import view_of_all
 from scenegen.synthetic.scenes import make_scene
 from scenegen.weights import find_weights
 
 _PUBLISHED_STEPS = 25
-
-
-def operations(flow: SparseStructureFlowModel, tokens: int, assets: int, settings: SamplerSettings) -> float:
-    """Floating-point operations of one structure sampling from one view with all exact savings (spec/cost.md 1 to 3).
-
-    tokens: of the condition of each asset. Those of elementwise work, embeddings and the position head are left out.
-    """
-    c, blocks = flow.out_layer.in_features, len(flow.flow_blocks)
-    latent, local = len(flow.pos_emb), min(flow.local_tokens, tokens)
-    joined = latent + flow.position_token.shape[1] + flow.register_token.shape[1]
-    hidden = flow.flow_blocks[0].mlp.mlp[0].out_features
-    own = 8 * latent * c**2 + 4 * latent**2 * c
-    across = 8 * joined * c**2 + 4 * assets * joined**2 * c
-    forward = 4 * latent * c * hidden
-    to_condition = 4 * (latent + joined) * c**2 + 4 * (latent * local + joined * tokens) * c
-    keys_values = 4 * (local + tokens) * c**2
-    conditional = blocks * (own + across + forward + to_condition)
-    # Both passes share the first block's own attention, unless a readout's hint tells them apart.
-    negative = blocks * (own + across + forward) - (own if flow.readout is None else 0)
-    low, high = settings.interval
-    times = schedule(settings.steps, settings.rescale_t)[:-1]
-    guided = sum(low <= t <= high for t in times) if settings.guidance else 0
-    return assets * (settings.steps * conditional + guided * negative + blocks * keys_values)
 
 
 def matrix_rate(device: torch.device, size: int, repeats: int = 20) -> float:

@@ -35,8 +35,8 @@ carry over.
   depth, "saving" files and announcement.
 - **Sampling**: the same weights, noise and condition sampled with and without the exact savings in turn, the least
   of three, in time of one core. "An eighth of full size" has random weights and an eighth of the published model's
-  width, blocks and tokens, which leaves every part of a block its share of the whole; "by operations" is what counting
-  operations at full size leads to expect.
+  width and tokens, which leaves every part of a pass its share of the operations; its 25 steps are put together from
+  five. "By operations" is what counting them leads to expect.
 - **Meshes**: the sphere's fields are set in the structure's voxels at its surface, as a decoder leaves them, with
   random weights, displacements and colours; "dense" evaluates the same formulas on arrays of the whole grid, in a
   process of its own, and gives the same faces; both are given in time of the processor. Memory is the process's peak

@@ -23,7 +23,7 @@ from scenegen.evaluation.symmetry import placement_errors, symmetric_voxel_iou
 from scenegen.generator import SceneGen
 from scenegen.generator.checkpoints import SamplerSettings
 from scenegen.generator.pipeline import views_and_ids
-from scenegen.generator.sampling import cpu_noise, sample_structure, schedule
+from scenegen.generator.sampling import cpu_noise, sample_structure
 from scenegen.scene import Floats, Placement, Scene
 
 matplotlib.use("Agg")
@@ -98,10 +98,8 @@ class Question:
 
 
 def passes(settings: SamplerSettings) -> int:
-    """How often the network is evaluated: twice in guided steps."""
-    low, high = settings.interval
-    times = schedule(settings.steps, settings.rescale_t)[:-1]
-    return settings.steps + (settings.guidance != 0) * sum(low <= t <= high for t in times)
+    """How often the network is evaluated."""
+    return settings.steps + sum(settings.guided)
 
 
 @torch.inference_mode()

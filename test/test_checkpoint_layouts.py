@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from random_checkpoint import GEOMETRY_ENCODER, IMAGE_ENCODER, drawn_view, write_random_checkpoint
+from random_checkpoint import DECODER, GEOMETRY_ENCODER, IMAGE_ENCODER, drawn_view, write_random_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scenegen.commands.selftest import memory_in_use
 from scenegen.generator.checkpoints import (
+    Memory,
     latent_normalization,
     latent_sampler,
     load_pipeline,
     models,
     open_aggregator,
     open_image_encoder,
+    open_model,
     open_vggt,
     save_model,
 )
@@ -26,6 +29,7 @@ from scenegen.generator.checkpoints.inspection import inspect, memory_bytes
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.generator.encoders.vggt_cameras import VGGT
 from scenegen.generator.pipeline import SceneGen
+from scenegen.generator.structure.vae import SparseStructureDecoder
 from scenegen.scene import InvalidInput
 from scenegen.weights import find_weights
 
@@ -211,6 +215,17 @@ def test_low_memory_gives_the_same_scene_and_holds_no_weights_between(tmp_path: 
             assert (ours.translation == other.translation).all() and ours.scale == other.scale
         for mine, theirs in zip(scene.assets, plain.assets, strict=True):
             assert (mine.mesh.vertices == theirs.mesh.vertices).all()
+
+
+def test_low_memory_is_given_back_to_the_system(tmp_path: Path) -> None:
+    args = DECODER | {"channels": [128], "num_res_blocks_middle": 24}
+    save_model(tmp_path, "decoder", SparseStructureDecoder(**args), args)
+    stored = open_model(tmp_path / "decoder", SparseStructureDecoder)
+    size = sum(4 * parameter.numel() for parameter in stored.model.parameters())
+    memory = Memory([stored], low=True)
+    with memory.working(stored.model):
+        within = memory_in_use("cpu")
+    assert size > 8e7 and memory_in_use("cpu") < within - size / 2
 
 
 def test_latent_settings_are_read_or_refused(tmp_path: Path) -> None:

@@ -142,20 +142,22 @@ class _Watch:
             return
         now = time.perf_counter()
         if self._name:
-            self.stages.append(Stage(self._name, now - self._began, max(self._peak, self._in_use())))
+            self.stages.append(Stage(self._name, now - self._began, max(self._peak, memory_in_use(self.device))))
         self._name, self._began, self._peak = name, now, 0
         if name:
             self.on_stage(name)
 
     def _look(self) -> None:
         while not self._over.wait(0.05):
-            self._peak = max(self._peak, self._in_use())
+            self._peak = max(self._peak, memory_in_use(self.device))
 
-    def _in_use(self) -> int:
-        if self.device.startswith("cuda"):
-            import torch
 
-            return int(torch.cuda.memory_allocated(self.device))
-        # not the pages of mapped files: the system takes those back when it wants to
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return int(fields["RssAnon"].split()[0]) * 1024
+def memory_in_use(device: str) -> int:
+    """Bytes: of tensors on a GPU; of this process on a processor, without what the system can take back."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.memory_allocated(device))
+    # not the pages of mapped files
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024

@@ -52,6 +52,11 @@ def predict_clean(x: Tensor, velocity: Tensor, t: float | Tensor, sigma_min: flo
     return (1 - sigma_min) * x - (sigma_min + (1 - sigma_min) * t) * velocity
 
 
+def is_guided(t: float, guidance: float, interval: tuple[float, float]) -> bool:
+    """Whether a step from flow time t is: both ends of the interval count (section 5)."""
+    return guidance != 0 and interval[0] <= t <= interval[1]
+
+
 def guide(conditional: Tensor, negative: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance: (1 + w) v_cond - w v_neg."""
     return (1 + guidance) * conditional - guidance * negative
@@ -144,7 +149,7 @@ def sample_structure(
 
     def velocity(x: Tensor, t: float, index: int) -> tuple[Tensor, Tensor | None]:
         is_last = index == steps - 1
-        guided = guidance != 0 and interval[0] <= t <= interval[1]
+        guided = is_guided(t, guidance, interval)
         views = evaluations if is_last else [evaluations[index % len(evaluations)]]
         predictions = [evaluate(x, t, guided, is_last) for evaluate in views]
         velocities = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scenegen.generator.sampling import Solver
+from scenegen.generator.sampling import Solver, is_guided, schedule
 from scenegen.scene import InvalidInput
 
 PIPELINE = "pipeline.json"
@@ -54,6 +54,11 @@ class SamplerSettings:
     interval: tuple[float, float] = (0.5, 1.0)
     placement_views: int | None = None
     temperature: float = 1.0
+
+    @property
+    def guided(self) -> list[bool]:
+        """Whether each step is: those evaluate the network twice."""
+        return [is_guided(t, self.guidance, self.interval) for t in schedule(self.steps, self.rescale_t)[:-1]]
 
 
 def load_pipeline(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.nn.sparse import Voxels
-from scenegen.generator.sampling import IsCancelled, OnStep, Solver, guide, integrate, schedule
+from scenegen.generator.sampling import IsCancelled, OnStep, Solver, guide, integrate, is_guided, schedule
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def sample_latents(
     evaluate = make(model, voxels, views, None if neg_cond is None else neg_cond.expand(voxels.samples, -1, -1))
 
     def velocity(x: Tensor, t: float, index: int) -> tuple[Tensor, None]:
-        guided = guidance != 0 and interval[0] <= t <= interval[1]
+        guided = is_guided(t, guidance, interval)
         seen = list(range(len(views))) if index == steps - 1 else [index % len(views)]
         conditional, negative = evaluate(x, t, seen, guided)
         return (conditional if negative is None else guide(conditional, negative, guidance)), None
