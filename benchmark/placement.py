@@ -1,8 +1,8 @@
 """How well place_scene puts generated scenes where they stand: errors, success and time over synthetic scenes.
 
 One row of the table in docs/placement.md a call, as JSON: errors of place_scene, and under scaled_icp and cpd those of
-two registrations of the same clouds. benchmark/placement_scenes.py says what the shapes are and what was sensed. The
-same seed gives the same scenes and poses; seconds are this thread's CPU time for one scene.
+registering every object's points with its mesh. benchmark/placement_scenes.py says what the shapes are and what was
+sensed. The same seed gives the same scenes and poses; seconds are this thread's CPU time for one scene.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from benchmark.placement_baselines import cpd, merged_model, merged_points, scaled_icp
+from benchmark.placement_baselines import cpd, measured, scaled_icp
 from benchmark.placement_scenes import SHAPES, Case, make_case
 from scenegen.evaluation.symmetry import rotation_error_deg
 from scenegen.placement import place_scene
@@ -118,9 +118,8 @@ def run(
                     + ("" if ours.near()[-1] else "  <--"),
                     flush=True,
                 )
-        points = merged_points(case.views, [asset.id for asset in case.scene.assets])
-        _baseline(icp, case, lambda model, random, p=points: scaled_icp(model, p, random), number)
-        _baseline(drift, case, lambda model, random, p=points: cpd(model, p, random), number)
+        _baseline(icp, case, scaled_icp, number)
+        _baseline(drift, case, cpd, number)
     return {
         **{"seed": seed, "scenes": scenes, "views": views, "shapes": shapes, "gravity": gravity, "count": list(count)},
         "objects": len(confidence),
@@ -135,12 +134,17 @@ def run(
     }
 
 
-def _baseline(errors: Errors, case: Case, register: Callable[[Floats, np.random.Generator], Floats], seed: int) -> None:
+def _baseline(
+    errors: Errors, case: Case, register: Callable[[Floats, Floats, np.random.Generator], Floats], seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    clouds = [measured(case.views, asset.id) for asset in case.scene.assets]
+    models = [_samples(case, k, False) for k in range(len(clouds))]
     began = time.process_time()
-    T_world_query = register(merged_model(case.scene), np.random.default_rng(seed))
+    found = [register(model, points, random) for model, points in zip(models, clouds, strict=True)]
     errors.seconds.append(time.process_time() - began)
-    for k in range(len(case.scene.assets)):
-        errors.add(case, k, T_world_query @ case.scene.T_query_asset(k))
+    for k, T in enumerate(found):
+        errors.add(case, k, T)
 
 
 def _summary(values: list[float]) -> dict[str, float]:
