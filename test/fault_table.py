@@ -64,8 +64,15 @@ def told(r: Rig, fault: str, stage: str = "") -> Status:
     def heard() -> Status | None:
         newest = r.ears.told[-1] if r.ears.told else {}
         status = newest.get(stage or row.stage)
-        if status is None or not row.matches(status.message):
+        if status is None or not any(map(row.matches, _said(status))):
             return None
         return status if status.level == Level.OK or status.message in newest["node"].message else None
 
     return wait_for(heard, lambda: f"'{row.message}' of {stage or row.stage}; said is {r.ears.told[-1:]}")
+
+
+def _said(status: Status) -> list[str]:
+    """What a status says; of problems each as if it were the last one, for another may have come since."""
+    if status.name != "problems":
+        return [status.message]
+    return [f"the last one, {key.partition(': ')[2]}: {text}" for key, text in status.values.items()]

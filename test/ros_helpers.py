@@ -46,7 +46,8 @@ diagnostics.SILENT_S = 0.7
 diagnostics._NEXT_LINE_S = 0.2
 server_watch._PERIOD_READY_S = server_watch._PERIOD_WAITING_S = 0.2
 
-WAIT_S = 60.0
+WAIT_S = 100.0
+"""How long a test waits for what must happen; only a failing test waits that long."""
 SIZE = (48, 64)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -244,6 +245,12 @@ class Rig:
     camera: Camera
     ears: Ears
 
+    def wait_for_views(self, number: int) -> None:
+        """Until the node holds so many: at once, where /diagnostics may still tell of a moment ago."""
+        assert self.node._pipeline is not None
+        collector = self.node._pipeline._collector
+        wait_for(lambda: collector.count == number, f"{number} views to be kept")
+
     def pause(self) -> None:
         """Stops the camera, and waits until the node has taken all that it published."""
         with self.camera.ticking:
@@ -269,7 +276,7 @@ def rig(
     **parameters: Any,
 ) -> Iterator[Rig]:
     """An active node that listens to a camera, which may begin paused; parameters override the node's."""
-    values = {"server": server, "output_dir": str(output_dir), "view_timeout_s": 10.0} | parameters
+    values = {"server": server, "output_dir": str(output_dir), "view_timeout_s": WAIT_S} | parameters
     made = SceneGenNode(
         context=context, parameter_overrides=[Parameter(name.replace("__", "."), value=v) for name, v in values.items()]
     )

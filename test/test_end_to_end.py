@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rclpy
 from geometry_msgs.msg import TransformStamped
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_helpers import Rig, rig, wait_for
 from scipy.spatial.transform import Rotation, Slerp
 from sensor_msgs.msg import CameraInfo, Image
@@ -121,6 +121,12 @@ def turned_by_deg(found: Floats, true: Floats, symmetry: int) -> float:
     return float(np.rad2deg(Rotation.from_matrix(np.swapaxes(true @ same, -1, -2) @ found).magnitude().min()))
 
 
+def hears_reliably(r: Rig, topic: str) -> bool:
+    """Whether the node knows of a reliable publisher: ours, for the camera's own were not."""
+    infos = r.node.get_publishers_info_by_topic(f"/{topic}")
+    return any(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in infos)
+
+
 def published(message: Any) -> Floats:
     p, q = message.pose.pose.position, message.pose.pose.orientation
     return pose(Rotation.from_quat([q.x, q.y, q.z, q.w]), (p.x, p.y, p.z))
@@ -138,6 +144,7 @@ def test_a_moving_camera_gives_the_true_poses_in_map(ros_context: rclpy.Context,
         robot = Robot(r, world)
         for topic, publisher in robot.outputs.items():
             wait_for(lambda publisher=publisher: publisher.get_subscription_count(), f"the node to listen to {topic}")
+            wait_for(lambda topic=topic: hears_reliably(r, topic), f"the node to have found what publishes {topic}")
         wait_for(lambda: "base_link" in r.ears.value("TF", "frames"), "TF to be heard")
         for i in range(len(SHARES)):
             robot.take(i)

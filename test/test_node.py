@@ -325,6 +325,7 @@ def test_a_goal_that_cannot_be_met_says_why(ros_context: rclpy.Context, tmp_path
         running(StubGenerator(), tmp_path / "s") as server,
         rig(ros_context, server, tmp_path / "scenes", view_timeout_s=0.5) as r,
     ):
+        r.wait_for_views(1)
         for goal, words in (
             ({"views": 2}, ("only 1 of 2 views", "has not moved")),
             ({"ids": [7]}, ("only 0 of 1 views that see ids [7]",)),

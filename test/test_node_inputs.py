@@ -90,7 +90,7 @@ def test_ids_that_number_each_image_for_itself_are_made_common(ros_context: rclp
     ):
         heard: list[Image] = []
         r.ears.create_subscription(Image, "scenegen/instances", heard.append, LATCHED)
-        r.ears.says("1 kept", stage="views")
+        wait_for(lambda: heard, "~/instances of the first view")
         with r.camera.ticking:  # 16 cm to the left, where things are 12 pixels further right and have other ids
             moved = np.roll(boxes((2, 1)), 12, axis=1)
             r.camera.shot.x_m = -0.16

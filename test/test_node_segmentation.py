@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
-from ros_helpers import BEST_EFFORT, SIZE, Rig, fast_place, rig
+from ros_helpers import BEST_EFFORT, SIZE, Rig, fast_place, rig, wait_for
 from segmenting import save_segmenter
 from serving import StubGenerator, running
 from test_detections import detection
@@ -69,7 +69,7 @@ def test_boxes_become_masks_and_masks_a_scene(
         result = r.ears.generate(views=2)
         assert result.success, result.message
         assert {o.id: o.label for o in result.scene.objects} == {40: "can", 7: "cup"}
-        assert "segmentation" in {feedback.stage for feedback in r.ears.feedback}
+        wait_for(lambda: "segmentation" in {feedback.stage for feedback in tuple(r.ears.feedback)}, "its feedback")
         assert "detections_2d" in r.ears.told[-1] and "masks" not in r.ears.told[-1]
         assert len(generator.sent) == 2
         for view in generator.sent:

