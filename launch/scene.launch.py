@@ -111,7 +111,7 @@ def server_on_board(socket: str, weights: str, segmenter: str, device: str) -> E
     scenegen = Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "scenegen"
     return ExecuteProcess(
         cmd=[str(scenegen), "serve", "--unix", socket, "--weights", weights, "--device", device]
-        + (["--segmenter", segmenter] if segmenter else []),
+        + (["--segmenter", str(Path(segmenter).expanduser())] if segmenter else []),
         name="scenegen_server",
         output="screen",
         respawn=True,
@@ -138,6 +138,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Everything that the arguments ask for."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     use_sim_time = {"use_sim_time": value["use_sim_time"] == "true"}
+    params_file = str(Path(value["params_file"]).expanduser())  # the shell leaves ~ alone behind :=
     remappings = [(topic, value[topic]) for topic in TOPICS] + [("image/compressed", value["image"] + "/compressed")]
     entities = transport_profile()
 
@@ -165,7 +166,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name="scenegen",
         namespace="",
         parameters=[
-            value["params_file"],
+            params_file,
             {"server": server}
             | {name: value[name] for name in ("token_file", "ca_file") if value[name]}
             | ({"segmentation": "sam2"} if value["segmenter"] else {})
@@ -181,7 +182,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             package=PACKAGE,
             executable="scenegen_viewer",
             name="viewer",
-            parameters=[use_sim_time],
+            parameters=[params_file, use_sim_time],  # its fixed_frame is the node's
             remappings=remappings,
             output="screen",
         )

@@ -114,6 +114,11 @@ def test_a_given_server_is_used(start: Callable[..., list[Any]]) -> None:
     assert overrides == {"server": "https://gpu:8765", "token_file": "/token", "use_sim_time": False}
 
 
+def test_a_parameter_file_may_lie_at_home(start: Callable[..., list[Any]]) -> None:
+    node = only(start(params_file="~/mine.yaml"), "LifecycleNode")
+    assert node.kwargs["parameters"][0] == str(Path.home() / "mine.yaml")
+
+
 def test_parameters_set_here_are_parameters_of_the_node(start: Callable[..., list[Any]]) -> None:
     params_file, overrides = only(start(), "LifecycleNode").kwargs["parameters"]
     known = set(yaml.safe_load(Path(params_file).read_text())["/**"]["ros__parameters"])
@@ -150,6 +155,8 @@ def test_the_viewer_and_a_bag(start: Callable[..., list[Any]]) -> None:
     ]
     viewer = only(entities, "Node", "scenegen_viewer")
     assert ("depth", "/camera/depth") in viewer.kwargs["remappings"]
+    params_file = only(entities, "LifecycleNode").kwargs["parameters"][0]
+    assert viewer.kwargs["parameters"] == [params_file, {"use_sim_time": False}], "it has the node's fixed_frame"
     assert (ROOT / "scripts" / viewer.kwargs["executable"]).is_file()
 
 
