@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import exporting
 import numpy as np
@@ -113,6 +115,30 @@ def test_the_hull_stands_in_where_coacd_crashes(
     assert cut.source == "hull"
     assert len(cut.pieces) == 1
     assert "convex hull stands in" in caplog.text
+
+
+def test_no_cutting_outlives_what_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid, program = tmp_path / "pid", tmp_path / "never_ends.py"
+    program.write_text(
+        "import os, pathlib, sys, threading\n"
+        f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+        "threading.Event().wait()\n"
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(convex, "_PROGRAM", program)
+    cut, box = convex._cut, trimesh.creation.box((1, 1, 1))
+
+    def interrupted(mesh: trimesh.Trimesh, **how: Any) -> convex.Cut:
+        if mesh is not box:
+            return cut(mesh, **how)
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convex, "_cut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convex_pieces([box, exporting.corner()], 2)
+    assert not Path(f"/proc/{pid.read_text()}").exists()
 
 
 def test_bodies_are_in_metres(tmp_path: Path) -> None:

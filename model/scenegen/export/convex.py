@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,10 +66,15 @@ def convex_pieces(
     """Each mesh's pieces, in their order, several meshes at a time (as many as there are processors, without a number).
 
     Where coacd crashes, or takes longer than LIMIT_S, the convex hull stands in and the log says so. InvalidInput when
-    coacd is not installed. cancelled: polled all along; ends what runs, with Cancelled.
+    coacd is not installed. cancelled: polled all along; ends what runs, with Cancelled. No process outlives the call.
     """
+    failed = threading.Event()
     with ThreadPoolExecutor(processes or max(1, len(os.sched_getaffinity(0)))) as pool:
-        return list(pool.map(partial(_cut, cancelled=cancelled), meshes))
+        try:
+            return list(pool.map(partial(_cut, cancelled=lambda: failed.is_set() or cancelled()), meshes))
+        except BaseException:  # an interrupt among them
+            failed.set()
+            raise
 
 
 def check_coacd() -> str:
