@@ -11,10 +11,12 @@ from scipy.spatial.transform import Rotation
 
 from scenegen.placement import by_known_sizes, in_query_units, place_scene
 from scenegen.placement.certainty import doubt_of
-from scenegen.placement.evidence import Evidence, common_views, gather
+from scenegen.placement.evidence import POINTS, Evidence, common_views, gather
 from scenegen.placement.fit import match, rows
 from scenegen.placement.objects import Pose
-from scenegen.placement.solver import Part
+from scenegen.placement.outlines import outlines_of
+from scenegen.placement.search import ALIKE, SCORED, candidates, upright_rotations
+from scenegen.placement.solver import Part, add_points, change, jacobian, unit_of
 from scenegen.placement.support import support_of
 from scenegen.placement.surface import Surface
 from scenegen.render import look_at
@@ -197,3 +199,68 @@ def test_masks_bleed_and_depth_mixes_along_edges() -> None:
     between = (noisy > 0.65) & (noisy < 1.1)
     v, u = np.nonzero(between)
     assert 30 < len(v) and (np.maximum(np.abs(v - 99.5), np.abs(u - 99.5)) < 42).all()
+
+
+def test_views_looked_up_at_once_say_what_each_says_alone() -> None:
+    truth = make_scene(SEED)
+    posed = common_views(sensed_views(truth, camera_path(truth, 3, SEED)))
+    together, alone = outlines_of(posed, 2), [outlines_of([view], 2) for view in posed]
+    centre = truth.T_world_object[1, :3, 3]
+    at = centre + np.random.default_rng(0).normal(size=(3, 400, 3)) * 0.1
+    amount, direction = together.violation(at)
+    assert (amount > 0).any(axis=1).all() and (amount == 0).any(axis=1).all()
+    assert together.amount(at) == pytest.approx(amount)
+    for k, view in enumerate(alone):
+        mine, towards = view.violation(at[k : k + 1])
+        assert amount[k] == pytest.approx(mine[0])
+        assert direction[k][amount[k] > 0] == pytest.approx(towards[0][amount[k] > 0])
+    few = at[0, :20]
+    _, beside, _, weight = together.uncovered(few, 0.001)
+    each = [view.uncovered(few, 0.001) for view in alone]
+    assert weight.sum() == pytest.approx(1)
+    assert np.sort(beside) == pytest.approx(np.sort(np.concatenate([found[1] for found in each])), abs=1e-6)
+    last = np.array([False, False, True])
+    assert together.uncovered(few, 0.001, last)[1] == pytest.approx(each[2][1], abs=1e-6)
+
+
+def test_evidence_costs_the_same_however_much_was_seen() -> None:
+    truth = make_scene(SEED)
+    views = sensed_views(truth, camera_path(truth, 4, SEED))
+    found = [gather(common_views(views[:count]), 1) for count in (1, 4)]
+    for evidence in found:
+        assert evidence is not None
+        assert abs(len(evidence.points) - POINTS) <= len(evidence.eyes)
+        points, slices = evidence.by_eye(200)
+        assert len(points) == 200
+        for k, mine in enumerate(slices):
+            of_eye = evidence.points[:200][evidence.eye[:200] == k]
+            assert np.array_equal(points[mine], of_eye)
+    assert found[0] is not None and found[1] is not None
+    assert len(found[0].eyes) == 1 and len(found[1].eyes) == 4
+    assert np.linalg.norm(found[1].mean - truth.T_world_object[0, :3, 3]) < found[1].length
+
+
+def test_moments_give_the_equations_that_rows_give() -> None:
+    random = np.random.default_rng(0)
+    arm, offset, weight = random.normal(size=(2, 30, 3)), random.normal(size=(2, 30, 3)), random.uniform(size=(2, 30))
+    hessian, gradient = np.zeros((2, 7, 7)), np.zeros((2, 7))
+    add_points(hessian, gradient, arm, offset, weight)
+    rows = np.stack([jacobian(arm, np.broadcast_to(axis, arm.shape)) for axis in np.eye(3)], axis=2)
+    assert hessian == pytest.approx(np.einsum("snai,sn,snaj->sij", rows, weight, rows))
+    assert gradient == pytest.approx(np.einsum("snai,sn,sna->si", rows, weight, offset))
+
+
+def test_starts_that_end_alike_are_followed_once() -> None:
+    truth = make_scene(SEED)
+    view = sensed_views(truth, camera_path(truth, 1, SEED))[0]
+    scene = true_scene(truth, view)
+    parts = []
+    for i, asset in enumerate(scene.assets):
+        evidence = gather(common_views([view]), asset.id)
+        assert evidence is not None
+        parts.append(Part(Surface.of(asset), evidence, scene.T_query_asset(i)))
+    T, badness = candidates(parts, upright_rotations(np.array([0.0, 0.0, 1.0])), lambda: None)
+    assert len(T) < SCORED / 2 and (np.diff(badness) >= 0).all()
+    length = float(np.mean([part.evidence.length for part in parts]))
+    for k in range(len(T)):
+        assert all(np.abs(change(T[k], other) / unit_of(length)).max() > ALIKE for other in T[:k])

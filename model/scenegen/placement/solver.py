@@ -118,7 +118,7 @@ def _point_to_point(T: Floats, part: Part, near: float, pivot: Floats, hessian: 
     surface = part.surface.points[index] @ np.swapaxes(T_world_asset[:, :3, :3], -1, -2) + T_world_asset[:, None, :3, 3]
     offset, arm = surface - measured, surface - pivot
     weight = 1 / (1 + (offset**2).sum(-1) / near**2) ** 2 / (len(measured) * near**2)
-    _add_points(hessian, gradient, arm, offset, weight)
+    add_points(hessian, gradient, arm, offset, weight)
     outlines = part.evidence.outlines
     at = moved(T_world_asset, shared_out(part, POINTS).reshape(-1, 3)).reshape(len(T), len(outlines), -1, 3)
     amount, direction = outlines.violation(at)
@@ -130,7 +130,7 @@ def _point_to_point(T: Floats, part: Part, near: float, pivot: Floats, hessian: 
     gradient += (amount.reshape(len(T), 1, -1) @ weighted)[:, 0]
 
 
-def _add_points(hessian: Floats, gradient: Floats, arm: Floats, offset: Floats, weight: Floats) -> None:
+def add_points(hessian: Floats, gradient: Floats, arm: Floats, offset: Floats, weight: Floats) -> None:
     """Add the equations of offsets [s, n, 3] in all three directions, at arms [s, n, 3] from the pivot: by moments."""
     weighted = weight[..., None] * arm
     total, mean = weight.sum(axis=-1), weighted.sum(axis=-2)
