@@ -202,6 +202,14 @@ def pose_message(T_parent_child: Floats) -> Pose:
     return message
 
 
+def read_pose(message: Any) -> Floats:
+    """geometry_msgs/Pose -> rigid float64 [4, 4]."""
+    T, p, q = np.eye(4), message.position, message.orientation
+    T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+    T[:3, 3] = p.x, p.y, p.z
+    return T
+
+
 def byte_array(values: NDArray[Any]) -> array.array[int]:
     """The bytes of an array as rclpy takes them for uint8[] without a slow copy (spec/ros.md section 3)."""
     out = array.array("B")

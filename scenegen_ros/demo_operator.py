@@ -23,18 +23,17 @@ from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from scenegen_ros.action import GenerateScene
 from scenegen_ros.diagnostics import Level
 from scenegen_ros.msg import Scene
+from scenegen_ros.qos import LATCHED
 
 START_S = 120.0
 READY_S = 120.0
 GENERATE_S = 180.0
 _ANSWER_S = 60.0
 _REPEAT_S = 5.0
-_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 _Said = tuple[int, str, dict[str, str]]
 """Level, message and values of a diagnostic status."""
@@ -89,7 +88,7 @@ class Operator:
         self._change = self._node.create_client(ChangeState, "scenegen/change_state")
         self._goals = ActionClient(self._node, GenerateScene, "scenegen/generate_scene")
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._hear_diagnostics, 10)
-        self._node.create_subscription(Scene, "scenegen/scene", self._hear_scene, _LATCHED)
+        self._node.create_subscription(Scene, "scenegen/scene", self._hear_scene, LATCHED)
         return self
 
     def __exit__(

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +47,7 @@ class Processes:
         """Runs `python -m module arguments` with this environment."""
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
-        with log.open("wb") as output:
+        with log.open("wb") as output, _signals_wait():
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -54,7 +56,7 @@ class Processes:
                 start_new_session=True,  # Ctrl+C is ours to pass on, in order
                 preexec_fn=_end_with_parent,
             )
-        self._children.append(_Child(name, process, log))
+            self._children.append(_Child(name, process, log))
 
     def check(self) -> None:
         """ProcessFailed when one of them is not running any more."""
@@ -107,6 +109,23 @@ def leave_in_order_on_signals() -> None:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals that would raise do so at the end: amid a fork Python drops exceptions, or a child would be forgotten."""
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    raising = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in raising:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in raising.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _end_with_parent() -> None:

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 from ament_index_python.packages import get_package_share_directory
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from scenegen.glb import mesh_from_glb
-from scenegen.scene import Asset, Floats, InvalidInput, PlacedObject
+from scenegen.scene import Asset, InvalidInput, PlacedObject
+from scenegen_ros.conversions import read_pose
 from scenegen_ros.demo_operator import NoScene, Operator, Stages, local_path, private_ros
 from scenegen_ros.demo_processes import Processes, ProcessFailed, leave_in_order_on_signals, peak_rss_mb
 from scenegen_ros.msg import SceneObject
@@ -156,7 +156,7 @@ def _object(message: SceneObject) -> PlacedObject:
         id=message.id,
         label=message.label,
         asset=Asset(message.id, message.label, mesh_from_glb(path.read_bytes(), str(path)), message.detail),
-        T_world_object=_matrix(message.pose.pose),
+        T_world_object=read_pose(message.pose.pose),
         scale_m=message.scale,
         size_m=np.array([message.size.x, message.size.y, message.size.z]),
         covariance=np.asarray(message.pose.covariance).reshape(6, 6),
@@ -164,12 +164,3 @@ def _object(message: SceneObject) -> PlacedObject:
         residual_m=message.residual,
         metric=message.metric,
     )
-
-
-def _matrix(pose: Any) -> Floats:
-    """geometry_msgs/Pose -> rigid float64 [4, 4]."""
-    p, q = pose.position, pose.orientation
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-    T[:3, 3] = p.x, p.y, p.z
-    return T

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
@@ -36,16 +36,12 @@ from scenegen_ros.diagnostics import TopicMonitor
 from scenegen_ros.pairing import Message, MessageSet
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.points import decode_points
+from scenegen_ros.qos import SENSOR, TF, TF_STATIC
 from scenegen_ros.rectification import rectified
 from scenegen_ros.transforms import TransformBuffer
 
 DISCOVERY_S = 1.0
 """How long a depth publisher may take to be discovered before "auto" believes that there is none."""
-
-
-def sensor_qos() -> QoSProfile:
-    """Sensor data: best effort, volatile, and as deep as a busy moment of half a second needs at 30 Hz."""
-    return QoSProfile(depth=15, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 
 
 def decode_set(messages: MessageSet, *, rectify: bool) -> View:
@@ -112,9 +108,8 @@ class Inputs:
             self._subscribe("depth", Image, "depth")
             self._subscribe("points", PointCloud2, "points")
         if parameters.fixed_frame:
-            self._subscribe_tf("/tf", QoSProfile(depth=100), static=False)
-            static_qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self._subscribe_tf("/tf_static", static_qos, static=True)
+            self._subscribe_tf("/tf", TF, static=False)
+            self._subscribe_tf("/tf_static", TF_STATIC, static=True)
 
     def partners(self) -> tuple[str, ...]:
         """What a set of messages needs besides masks, as things stand now."""
@@ -169,7 +164,7 @@ class Inputs:
                 message_type,
                 topic,
                 take,
-                sensor_qos(),
+                SENSOR,
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 raw=True,

@@ -6,12 +6,12 @@ Only where the node makes ids common to its views (association: overlap): there,
 from __future__ import annotations
 
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from scenegen_ros.conversions import image_message
 from scenegen_ros.kept_view import KeptView
+from scenegen_ros.qos import LATCHED
 from scenegen_ros.scene_messages import time_message
 
 
@@ -20,8 +20,7 @@ class InstancesPublisher:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._publisher = node.create_publisher(Image, "~/instances", latched)
+        self._publisher = node.create_publisher(Image, "~/instances", LATCHED)
 
     def publish(self, kept: KeptView) -> None:
         """A view that has just been kept."""

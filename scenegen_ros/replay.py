@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
@@ -24,6 +23,7 @@ from tf2_msgs.msg import TFMessage
 
 from scenegen.scene import InvalidInput
 from scenegen_ros.conversions import read_header, stamp_ns
+from scenegen_ros.qos import TF, TF_STATIC
 from scenegen_ros.scene_messages import time_message
 
 _TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
@@ -64,8 +64,7 @@ class BagPlayer:
             self._outputs[connection.topic] = self._publisher(connection, topics)
         static = [c for c in self._reader.connections if c.topic == _TF_STATIC]
         if static:
-            qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self._static = node.create_publisher(TFMessage, _TF_STATIC, qos)
+            self._static = node.create_publisher(TFMessage, _TF_STATIC, TF_STATIC)
             for _, _, cdr in self._reader.messages(static):
                 self._static.publish(bytes(cdr))
         self.played = 0
@@ -102,7 +101,7 @@ class BagPlayer:
 
     def _publisher(self, connection: Connection, topics: Mapping[str, str]) -> Publisher:
         if connection.topic == _TF:
-            return self._node.create_publisher(TFMessage, _TF, QoSProfile(depth=100))
+            return self._node.create_publisher(TFMessage, _TF, TF)
         name = next(name for name, topic in topics.items() if f"/{topic.lstrip('/')}" == connection.topic)
         kind = _TYPES[connection.msgtype]
         return self._node.create_publisher(kind, f"{name}/compressed" if kind is CompressedImage else name, 5)

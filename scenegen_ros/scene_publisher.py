@@ -21,11 +21,11 @@ from visualization_msgs.msg import MarkerArray
 
 from scenegen_ros.diagnostics import Level, Status
 from scenegen_ros.msg import Scene
+from scenegen_ros.qos import LATCHED, TF
 from scenegen_ros.scene_messages import detections, marker_array, scene_message, time_message, transforms
 from scenegen_ros.scene_store import StoredScene
 
 TF_PERIOD_S = 0.1
-_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class ScenePublisher:
@@ -56,10 +56,10 @@ class ScenePublisher:
             self._publishers[topic] = made
             return made
 
-        self._scene = publisher(Scene, "~/scene", _LATCHED)
-        self._markers = publisher(MarkerArray, "~/markers", _LATCHED)
-        self._detections = publisher(Detection3DArray, "~/detections", _LATCHED)
-        self._tf = publisher(TFMessage, "/tf", QoSProfile(depth=100))
+        self._scene = publisher(Scene, "~/scene", LATCHED)
+        self._markers = publisher(MarkerArray, "~/markers", LATCHED)
+        self._detections = publisher(Detection3DArray, "~/detections", LATCHED)
+        self._tf = publisher(TFMessage, "/tf", TF)
         self._timer = node.create_timer(TF_PERIOD_S, self._repeat_frames, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def announce(self, stored: StoredScene) -> None:

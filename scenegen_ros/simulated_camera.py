@@ -25,6 +25,7 @@ from scenegen.images import read_views
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
+from scenegen_ros.qos import TF
 from scenegen_ros.small_nodes import fixed_parameter, run
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class SimulatedCamera(Node):
         self._image = self.create_publisher(Image, "image", qos)
         self._masks = self.create_publisher(Image, "masks", qos)
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", qos)
-        self._tf = self.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
+        self._tf = self.create_publisher(TFMessage, "/tf", TF)
         self._depth = None
         source = self._source()
         self._add(next(source))

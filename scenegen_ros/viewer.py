@@ -15,9 +15,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -25,9 +23,16 @@ from scenegen.documents import VIEWS, scene_views
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.viewer import ShownObject, ShownScene, Viewer
 from scenegen_ros.action import GenerateScene
-from scenegen_ros.conversions import decode_camera_info, decode_compressed, decode_image, read_header, read_transform
-from scenegen_ros.inputs import sensor_qos
+from scenegen_ros.conversions import (
+    decode_camera_info,
+    decode_compressed,
+    decode_image,
+    read_header,
+    read_pose,
+    read_transform,
+)
 from scenegen_ros.msg import Scene, SceneObject
+from scenegen_ros.qos import LATCHED, SENSOR, TF, TF_STATIC
 from scenegen_ros.small_nodes import fixed_parameter, run
 from scenegen_ros.transforms import TransformBuffer, TransformError
 from scenegen_ros.view_choice import motion
@@ -57,13 +62,11 @@ class ViewerNode(Node):
         self._poses: list[Floats] = []
         self._undocumented: Path | None = None
         for kind, topic in ((Image, "image"), (CompressedImage, "image/compressed")):
-            self.create_subscription(kind, topic, partial(self._take_image, kind), sensor_qos(), raw=True)
-        self.create_subscription(CameraInfo, "camera_info", self._take_info, sensor_qos())
-        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(TFMessage, "/tf", lambda m: self._take_tf(m, static=False), 100)
-        self.create_subscription(TFMessage, "/tf_static", lambda m: self._take_tf(m, static=True), latched)
-        newest = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(Scene, "scenegen/scene", self._take_scene, newest)
+            self.create_subscription(kind, topic, partial(self._take_image, kind), SENSOR, raw=True)
+        self.create_subscription(CameraInfo, "camera_info", self._take_info, SENSOR)
+        self.create_subscription(TFMessage, "/tf", lambda m: self._take_tf(m, static=False), TF)
+        self.create_subscription(TFMessage, "/tf_static", lambda m: self._take_tf(m, static=True), TF_STATIC)
+        self.create_subscription(Scene, "scenegen/scene", self._take_scene, LATCHED)
         feedback = GenerateScene.Impl.FeedbackMessage
         self.create_subscription(feedback, "scenegen/generate_scene/_action/feedback", self._take_feedback, 10)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, 10)
@@ -115,10 +118,7 @@ class ViewerNode(Node):
             glb = path.read_bytes() if path is not None else None
         except OSError as error:
             self.get_logger().warning(f"the mesh {path} cannot be read here ({error.strerror}): its box is shown")
-        position, q = o.pose.pose.position, o.pose.pose.orientation
-        T = np.eye(4)
-        T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-        T[:3, 3] = position.x, position.y, position.z
+        T = read_pose(o.pose.pose)
         size = np.array([o.size.x, o.size.y, o.size.z])
         return ShownObject(o.id, o.label, o.detail, glb, T, o.scale, size, o.confidence, o.metric)
 

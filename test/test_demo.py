@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ from scenegen_ros.demo_operator import Stages
 from scenegen_ros.demo_processes import Processes, ProcessFailed
 from scenegen_ros.demo_report import draw, object_errors, report, tables, true_objects
 
-WAIT_S = 60.0
+WAIT_S = 100.0
 
 
 def moved(o: PlacedObject, *, by_m: float = 0.0, yaw_deg: float = 0.0, size: float = 1.0) -> PlacedObject:
@@ -153,6 +154,27 @@ def test_no_child_outlives_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert processes.peak_rss_mb()["one"] > 1
         raise KeyboardInterrupt
     assert running(mark) == []
+
+
+def test_an_interrupt_amid_a_fork_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "patient.py").write_text("import threading; threading.Event().wait()")
+    monkeypatch.chdir(tmp_path)
+    start, before = subprocess.Popen, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    mark = marked(monkeypatch)
+    try:
+        with pytest.raises(KeyboardInterrupt), Processes(tmp_path) as processes:
+            processes.start("one", "patient")
+            pytest.fail("the interrupt was lost")
+        assert (tmp_path / "one.log").exists() and running(mark) == [], "it was started, and ended"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_rooms_it_says_where_to_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
