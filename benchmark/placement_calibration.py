@@ -8,7 +8,7 @@ on deviations at which errors are as large as they say. Seeds are far from those
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from unittest.mock import patch
 
 import numpy as np
@@ -33,6 +33,7 @@ MIX = (
     ("generated", 4, 2),
 )
 """Shapes, views and the least number of objects of the scenes to learn from."""
+WORRIES = (1, 2, 3, 4)  # deviations, misfit, residual: the larger, the less sure
 FREEDOM = 5
 PULL = 2.0  # towards zero, on standardised features
 
@@ -70,7 +71,7 @@ def chance(rows: Floats, ambiguous: Floats, near: Floats) -> Floats:
         right = np.clip((1 - BELIEVED * ambiguous) / (1 + np.exp(-z)), 1e-9, 1 - 1e-9)
         return -float((near * np.log(right) + (1 - near) * np.log1p(-right)).sum())
 
-    return _fitted(rows, loss)
+    return _fitted(rows, loss, falling=WORRIES)
 
 
 def growth(rows: Floats, expected: Floats, error: Floats) -> Floats:
@@ -86,7 +87,7 @@ def growth(rows: Floats, expected: Floats, error: Floats) -> Floats:
     return _fitted(rows, loss)
 
 
-def _fitted(rows: Floats, loss: Callable[[Floats], float]) -> Floats:
+def _fitted(rows: Floats, loss: Callable[[Floats], float], falling: Sequence[int] = ()) -> Floats:
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-9
     mean[0], spread[0] = 0, 1
     scaled = (rows - mean) / spread
@@ -94,7 +95,8 @@ def _fitted(rows: Floats, loss: Callable[[Floats], float]) -> Floats:
     def penalised(weights: Floats) -> float:
         return loss(scaled @ weights) + PULL * float((weights[1:] ** 2).sum())
 
-    weights = minimize(penalised, np.zeros(rows.shape[1])).x / spread
+    bounds = [(None, 0 if k in falling else None) for k in range(rows.shape[1])]
+    weights = minimize(penalised, np.zeros(rows.shape[1]), method="L-BFGS-B", bounds=bounds).x / spread
     weights[0] -= weights[1:] @ mean[1:]
     return np.asarray(weights)
 

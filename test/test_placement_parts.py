@@ -115,8 +115,8 @@ def placed_single(family: str, seed: int, eye: tuple[float, float, float]) -> Pl
 def test_a_handle_behind_its_mug_leaves_the_yaw_in_doubt() -> None:
     hidden = placed_single("mug", 4, (-0.5, 0.0, 0.3))
     shown = placed_single("mug", 4, (0.1, 0.5, 0.3))
-    assert hidden.covariance[5, 5] > 10 * shown.covariance[5, 5]
-    assert hidden.confidence < 0.7 < shown.confidence
+    assert hidden.covariance[5, 5] > 5 * shown.covariance[5, 5]
+    assert hidden.confidence < shown.confidence - 0.1
 
 
 def test_the_yaw_of_a_round_object_means_nothing_and_costs_no_confidence() -> None:

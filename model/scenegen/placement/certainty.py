@@ -26,14 +26,14 @@ OFF = 3.0  # ... or by less than so many times what the shape is off where it is
 AS_GOOD = 0.01  # difference of misfits at which another pose is believed 1 / e times as much
 LOG_DEVIATIONS = np.array(
     [
-        [3.13, -0.26, -0.011, 0.602, -0.692, -0.169, 0.685, -0.618],
-        [3.985, -0.281, 0.087, 0.745, -0.126, -0.154, 0.378, -0.26],
+        [2.021, 0.028, 0.024, 0.508, -0.732, -0.066, 0.599, -0.294],
+        [1.506, 0.327, -0.567, 0.568, 0.134, 0.166, 0.389, -0.319],
     ]
 )
 LOG_DEVIATION_RANGE = (-1.0, 3.0)
-COEFFICIENTS = np.array([-6.846, -0.306, -1.542, -0.783, -0.336, 0.288, 0.067, -0.266])
+COEFFICIENTS = np.array([-3.057, -0.932, -0.938, -1.105, 0.0, -0.056, 0.238, 0.006])
 NEARBY = 1.5 * 2 * np.pi / YAWS  # yaws nearer than this are what the least-squares covariance is about
-BELIEVED = 0.8  # of the doubt about yaws: shapes that are nearly symmetric are often right after all
+BELIEVED = 0.4  # of the doubt about yaws: shapes that are nearly symmetric are often right after all
 ENOUGH_READ = 0.2
 ROUND_VARIANCE = np.pi**2 / 3  # of a yaw that may be anything
 
