@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scenegen.generator.latents.transformer import SparseTransformer
@@ -27,8 +26,7 @@ class SLatEncoder(SparseTransformer):
 
     def forward(self, x: Tensor, voxels: Voxels) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latents, [N, latent] each, of features [N, in]."""
-        h = self.transform(x, voxels).to(x.dtype)
-        mean, logvar = self.out_layer(F.layer_norm(h, h.shape[-1:])).chunk(2, dim=1)
+        mean, logvar = self.out_layer(self.transform_normalised(x, voxels)).chunk(2, dim=1)
         return mean, logvar
 
 

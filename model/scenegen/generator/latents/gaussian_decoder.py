@@ -64,8 +64,7 @@ class SLatGaussianDecoder(SparseTransformer):
 
     def forward(self, latents: Tensor, voxels: Voxels) -> Tensor:
         """Raw channels of the Gaussians, [N, 14 per Gaussian], of latents [N, latent]."""
-        h = self.transform(latents, voxels).to(latents.dtype)
-        return self.out_layer(F.layer_norm(h, h.shape[-1:]))
+        return self.out_layer(self.transform_normalised(latents, voxels))
 
     def decode(self, latents: Tensor, voxels: Voxels) -> list[Gaussians]:
         """The Gaussians of each asset, of latents [N, latent]."""

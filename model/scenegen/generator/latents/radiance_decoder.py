@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scenegen.generator.latents.fields import RadianceField
@@ -36,8 +35,7 @@ class SLatRadianceFieldDecoder(SparseTransformer):
 
     def forward(self, latents: Tensor, voxels: Voxels) -> Tensor:
         """Raw channels of the fields, [N, rank (3 dim + 4)], of latents [N, latent]."""
-        h = self.transform(latents, voxels).to(latents.dtype)
-        return self.out_layer(F.layer_norm(h, h.shape[-1:]))
+        return self.out_layer(self.transform_normalised(latents, voxels))
 
     def decode(self, latents: Tensor, voxels: Voxels) -> list[RadianceField]:
         """The radiance field of each asset, of latents [N, latent]."""

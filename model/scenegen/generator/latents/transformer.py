@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -92,6 +93,11 @@ class SparseTransformer(nn.Module):
             else:
                 h = block(h, groups)
         return h
+
+    def transform_normalised(self, x: Tensor, voxels: Voxels) -> Tensor:
+        """The same in the precision of x, each row normalised (eps 1e-5): what most output layers take."""
+        h = self.transform(x, voxels).to(x.dtype)
+        return F.layer_norm(h, h.shape[-1:])
 
     def _groups(self, voxels: Voxels, block: int) -> Groups:
         if self.window_size is None:
