@@ -36,7 +36,7 @@ from scenegen_ros.diagnostics import TopicMonitor
 from scenegen_ros.pairing import Message, MessageSet
 from scenegen_ros.parameters import Parameters
 from scenegen_ros.points import decode_points
-from scenegen_ros.qos import SENSOR, TF, TF_STATIC
+from scenegen_ros.qos import TF, TF_STATIC, sensor
 from scenegen_ros.rectification import rectified
 from scenegen_ros.transforms import TransformBuffer
 
@@ -164,7 +164,7 @@ class Inputs:
                 message_type,
                 topic,
                 take,
-                SENSOR,
+                sensor(),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 raw=True,

@@ -32,7 +32,7 @@ from scenegen_ros.conversions import (
     read_transform,
 )
 from scenegen_ros.msg import Scene, SceneObject
-from scenegen_ros.qos import LATCHED, SENSOR, TF, TF_STATIC
+from scenegen_ros.qos import LATCHED, TF, TF_STATIC, sensor
 from scenegen_ros.small_nodes import fixed_parameter, run
 from scenegen_ros.transforms import TransformBuffer, TransformError
 from scenegen_ros.view_choice import motion
@@ -62,8 +62,8 @@ class ViewerNode(Node):
         self._poses: list[Floats] = []
         self._undocumented: Path | None = None
         for kind, topic in ((Image, "image"), (CompressedImage, "image/compressed")):
-            self.create_subscription(kind, topic, partial(self._take_image, kind), SENSOR, raw=True)
-        self.create_subscription(CameraInfo, "camera_info", self._take_info, SENSOR)
+            self.create_subscription(kind, topic, partial(self._take_image, kind), sensor(), raw=True)
+        self.create_subscription(CameraInfo, "camera_info", self._take_info, sensor())
         self.create_subscription(TFMessage, "/tf", lambda m: self._take_tf(m, static=False), TF)
         self.create_subscription(TFMessage, "/tf_static", lambda m: self._take_tf(m, static=True), TF_STATIC)
         self.create_subscription(Scene, "scenegen/scene", self._take_scene, LATCHED)
