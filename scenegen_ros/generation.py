@@ -281,7 +281,10 @@ def _told(stored: StoredScene, views: Sequence[View]) -> str:
 
 def _no_scale(views: Sequence[View]) -> str:
     if all(view.depth_m is None for view in views):
-        return "without depth, views from one place give no scale: publish depth, or ask for views from places apart"
+        return (
+            "without depth, views from one place give no scale: publish depth, ask for views from places apart, or set "
+            "known_size for a label in the scene"
+        )
     if all(view.intrinsics is None for view in views if view.depth_m is not None):
         return "camera_info holds no calibration (k is zero), so depth gave no scale; calibrate the camera"
     return "depth has hardly a reading on any object (NaN or 0), so nothing gave a scale: too near, glass, black?"
