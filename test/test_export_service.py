@@ -20,7 +20,8 @@ from scenegen_ros import export_service
 from scenegen_ros.srv import Clear, ExportScene
 
 COMMAND = """
-import json, pathlib, sys, time
+import json, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
 arguments, folder = sys.argv[1:], pathlib.Path({folder!r})
 with open(folder / "called", "a") as file:
     file.write(json.dumps(arguments) + "\\n")
