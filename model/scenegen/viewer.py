@@ -63,7 +63,6 @@ class ShownObject:
             T[:3, 3] += T[:3, :3] @ (self.scale * middle)
         return T
 
-
     @property
     def corners(self) -> Floats:
         """Of its bounding box: float64 [8, 3], where it stands."""

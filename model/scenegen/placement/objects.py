@@ -215,7 +215,7 @@ def _uprightness(T: Floats, up: Floats | None) -> tuple[Floats, Floats]:
 def _found_anew(part: Part, predicted: Pose, up: Floats, ground: Ground, check: Check) -> Pose:
     """The better of the predicted pose and one found from the object's own points, standing upright."""
     single = [Part(part.surface, part.evidence, np.eye(4))]
-    starts, _ = refine(candidates(single, upright_rotations(up), check)[0], single, check)
+    starts = refine(candidates(single, upright_rotations(up), check)[0], single, check)
     best = min((_freely(part, start, ground, check) for start in starts), key=lambda pose: pose.score)
     best = _turned(part, best, ground, check)
     if best.score > BETTER * predicted.score:

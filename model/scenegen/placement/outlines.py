@@ -71,7 +71,7 @@ class Outlines:
 
         A point contradicts a view outside its mask where nothing nearer was measured, or in front of what was measured.
         """
-        found, tangent, z, inside = self._looked_up(at)
+        found, _, z, inside = self._looked_up(at)
         outside, in_front = _contradictions(found, z, inside)
         return np.asarray(outside + in_front)
 
@@ -132,8 +132,7 @@ def _contradictions(found: NDArray[np.float32], z: Floats, inside: NDArray[np.bo
 
 
 def outlines_of(views: Sequence[PosedView], instance: int) -> Outlines:
-    """Where one instance's masks lie in the views that show it, and what was measured around it."""
-    views = [posed for posed in views if (posed.view.masks == instance).any()]
+    """Where one instance's masks lie, and what was measured around it. views: only those that show it."""
     tables, shapes, focals, middles, insides, blind = [], [], [], [], [], []
     for posed in views:
         step = max(1, -(-max(posed.view.masks.shape) // OUTLINE_PIXELS))

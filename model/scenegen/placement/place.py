@@ -111,14 +111,14 @@ def _group_pose(
     standing, hope = None, np.inf
     if guess is not None:
         starts, badness = candidates(parts, upright_rotations(guess), check)
-        standing = polish(refine(starts, parts, check)[0], parts, support, check)
+        standing = polish(refine(starts, parts, check), parts, support, check)
         if standing[1] < DOUBTFUL:
             return standing[0], guess
         hope = HOPE * badness[0]
     starts, badness = candidates(parts, all_rotations(), check)
     if standing is not None and badness[0] > hope:
         return standing[0], guess
-    anyhow = polish(refine(starts, parts, check)[0], parts, support, check)
+    anyhow = polish(refine(starts, parts, check), parts, support, check)
     if standing is not None and UPRIGHT_BONUS * standing[1] <= anyhow[1]:
         return standing[0], guess
     return anyhow[0], None

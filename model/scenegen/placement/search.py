@@ -66,10 +66,10 @@ def candidates(parts: Sequence[Part], rotations: Floats, check: Check) -> tuple[
     return _distinct(T, score(T, parts, points=100), parts, REFINED)
 
 
-def refine(T: Floats, parts: Sequence[Part], check: Check) -> tuple[Floats, Floats]:
-    """Poses T [k, 4, 4] fitted to what cameras see, the best of them and their misfits: best first, no two alike."""
+def refine(T: Floats, parts: Sequence[Part], check: Check) -> Floats:
+    """Poses T [k, 4, 4] fitted to what cameras see, the best of them: best first, no two alike."""
     T = np.stack([fit_group(start, parts, FINE, 150, None, check) for start in T])
-    return _distinct(T, np.array([group_misfit(pose, parts, 150) for pose in T]), parts, POLISHED)
+    return _distinct(T, np.array([group_misfit(pose, parts, 150) for pose in T]), parts, POLISHED)[0]
 
 
 def polish(T: Floats, parts: Sequence[Part], support: Support | None, check: Check) -> tuple[Floats, float]:
@@ -83,7 +83,7 @@ def _distinct(T: Floats, badness: Floats, parts: Sequence[Part], most: int) -> t
     length = float(np.mean([part.evidence.length for part in parts]))
     chosen: list[int] = []
     for i in np.argsort(badness):
-        if len(chosen) == most or badness[i] > WORTH * badness[np.argmin(badness)] + 0.01:
+        if len(chosen) == most or badness[i] > WORTH * badness.min() + 0.01:
             break
         apart = [np.abs(change(T[i], T[k]) / unit_of(length)).max() for k in chosen]
         if min(apart, default=np.inf) > ALIKE:
