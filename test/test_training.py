@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from scenegen.generator.structure.readout import (
@@ -15,11 +17,12 @@ from scenegen.generator.structure.readout import (
     yaw_from_logits,
     yaw_targets,
 )
+from scenegen.render import Camera
 from scenegen.scene import InvalidInput
 from scenegen.synthetic.rendering import render
 from scenegen.synthetic.scenes import camera_path, make_camera, make_scene, true_scene
 from scenegen.training.losses import collision_loss, occupancy_loss, placement_loss, voxel_iou
-from scenegen.training.samples import facing_yaw, mask_box, patch_depth, scene_sample
+from scenegen.training.samples import Arrays, facing_yaw, mask_box, mirrored_targets, patch_depth, scene_sample
 from scenegen.training.shards import SCENES_PER_SHARD, Samples, make_shards
 from scenegen.training.structure_vae import StructureVAE, object_grids, unpack_grids
 
@@ -173,3 +176,33 @@ def test_shards_are_seeded_and_complete(tmp_path: Path) -> None:
         np.testing.assert_array_equal(samples.objects[name][rows], value)
     with pytest.raises(InvalidInput, match="scenegen train data"):
         Samples(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_mirrored_picture_has_the_mirrored_targets(seed: int) -> None:
+    """Objects set up by the targets of the mirror image are seen where the mirror image shows them."""
+    scene = make_scene(seed, families=[("mug", "chair", "steps", "stool", "bed", "shelf")[seed], "mug", "table"])
+    camera = Camera.pinhole(320, 240)
+    T_world_camera = camera_path(scene, 1, seed, camera)[0]
+    view = render(scene, camera, T_world_camera)
+    sample = scene_sample(scene, view, image_size=56, geometry_size=84, resolution=16)
+    assert sample is not None and len(sample[1]["yaw"]) == len(scene.objects)
+    order = np.argsort(-np.bincount(view.masks.ravel(), minlength=len(scene.objects) + 1)[1:], kind="stable")
+
+    def seen(targets: Arrays) -> NDArray[np.int32]:
+        """Masks of the scene's objects where the targets say."""
+        poses = scene.T_world_object.copy()
+        across, along = T_world_camera[:3, 0], np.cross([0, 0, 1], T_world_camera[:3, 0])
+        for position, yaw, i in zip(targets["position"], targets["yaw"], order, strict=True):
+            x, y, z = position * T_world_camera[2, 3]
+            poses[i, :3, 3] = T_world_camera[:3, 3] + x * across + y * along + [0, 0, z]
+            turn = yaw + np.arctan2(y, x) + np.arctan2(across[1], across[0])
+            poses[i, :3, :3] = Rotation.from_rotvec([0, 0, turn]).as_matrix()
+        return render(replace(scene, T_world_object=poses), camera, T_world_camera).masks
+
+    agreed = [(seen(sample[1]) == view.masks).mean(), (seen(mirrored_targets(sample[1])) == view.masks[:, ::-1]).mean()]
+    wrong = (seen(sample[1]) == view.masks[:, ::-1]).mean()
+    assert 1 - min(agreed) < 0.25 * (1 - wrong), (agreed, wrong)
+    np.testing.assert_allclose(sample[1]["box"], np.stack([mask_box(view.masks == i + 1) for i in order]))
+    flipped = np.stack([mask_box(view.masks[:, ::-1] == i + 1) for i in order])
+    np.testing.assert_allclose(mirrored_targets(sample[1])["box"], flipped, atol=1e-6)

@@ -47,9 +47,16 @@ class EncoderPretraining(nn.Module):
 
 
 def condition_batch(
-    samples: Samples, scenes: NDArray[np.int64], rng: np.random.Generator | None, device: torch.device
+    samples: Samples,
+    scenes: NDArray[np.int64],
+    rng: np.random.Generator | None,
+    device: torch.device,
+    mirror: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The Conditioner's arguments for the given scenes; with ``rng``, their exposure and tint vary per scene."""
+    """The Conditioner's arguments for the given scenes, or for their mirror images.
+
+    With ``rng``, exposure and tint vary per scene.
+    """
     rows = samples.rows(scenes)
     view = torch.from_numpy(np.repeat(np.arange(len(scenes)), samples.counts[scenes])).to(device)
     assets = image_tensor(samples.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
@@ -61,6 +68,8 @@ def condition_batch(
         # the white border of the letterbox stays what it is at inference: white
         geometry = torch.where(geometry == 1, geometry, (geometry * gain).clamp(max=1))
         whole, assets = (whole * gain).clamp(max=1), (assets * gain[view]).clamp(max=1)
+    if mirror:
+        assets, masks, whole, geometry = (images.flip(-1) for images in (assets, masks, whole, geometry))
     return assets, masks, whole, geometry[:, None], view
 
 
@@ -131,12 +140,11 @@ class EncoderStage:
     def object_terms(self, rows: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         """What asset images alone can tell: shape, yaw, family, extents."""
         model, device = self.model, self.model.box.weight.device
-
-        def target(name: str) -> Tensor:
-            return torch.from_numpy(self.train.objects[name][rows]).to(device)
-
+        mirror = rng.random() < 0.5
+        target = {k: torch.from_numpy(v).to(device) for k, v in self.train.targets(rows, mirror).items()}
         crops = image_tensor(self.train.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
         crops = (crops * _gains(rng, len(rows)).to(device)).clamp(max=1)
+        crops = crops.flip(-1) if mirror else crops
         estimate = model.readout.of_assets(model.conditioner.image_encoder(crops))
         some = unpatchify(estimate.latents[:DECODED_PER_STEP], self.patch, self.resolution)
         truth = torch.from_numpy(self.train.occupancy(rows[:DECODED_PER_STEP])).to(device)
@@ -145,33 +153,32 @@ class EncoderStage:
             "latent": F.mse_loss(estimate.latents, patchify(self.latents[id(self.train)][rows].to(device), self.patch)),
             "entropy": entropy,
             "dice": dice,
-            "yaw": F.cross_entropy(estimate.yaw_logits, yaw_targets(target("yaw"), model.readout.yaw_bins)),
-            "family": F.cross_entropy(model.family(estimate.features).float(), target("family")),
-            "extents": F.l1_loss(model.extents(estimate.features).float(), target("extents")),
+            "yaw": F.cross_entropy(estimate.yaw_logits, yaw_targets(target["yaw"], model.readout.yaw_bins)),
+            "family": F.cross_entropy(model.family(estimate.features).float(), target["family"]),
+            "extents": F.l1_loss(model.extents(estimate.features).float(), target["extents"]),
         }
 
     def scene_terms(self, scenes: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         """What takes the whole picture: where objects are, how large, and the geometry around them."""
         model, samples, device = self.model, self.train, self.model.box.weight.device
-        rows = samples.rows(scenes)
-
-        def target(name: str) -> Tensor:
-            return torch.from_numpy(samples.objects[name][rows]).to(device)
-
-        cond = model.conditioner(*condition_batch(samples, scenes, rng, device))
+        mirror = rng.random() < 0.5
+        targets = samples.targets(samples.rows(scenes), mirror)
+        target = {k: torch.from_numpy(v).to(device) for k, v in targets.items()}
+        cond = model.conditioner(*condition_batch(samples, scenes, rng, device, mirror))
         position, log_size = model.readout.place(cond)
         local = model.readout.local_tokens
         half = (cond.shape[1] - 3 * local) // 2
         first = torch.from_numpy(np.cumsum(samples.counts[scenes]) - samples.counts[scenes]).to(device)
         geometry = torch.cat(cond[first, 3 * local :].split(half, dim=1), dim=-1)
-        depth = torch.from_numpy(samples.scene["depth"][scenes]).to(device).flatten(1)
+        depth = torch.from_numpy(samples.scene["depth"][scenes]).to(device)
+        depth = (depth.flip(-1) if mirror else depth).flatten(1)
         known = torch.isfinite(depth)
         special = half - depth.shape[1]
         camera = torch.from_numpy(samples.scene["camera"][scenes, :2]).to(device)
         return {
-            "position": F.smooth_l1_loss(position, target("position"), beta=0.1),
-            "size": F.smooth_l1_loss(log_size, target("log_size"), beta=0.1),
-            "box": F.l1_loss(model.box(cond[:, local]).float(), target("box")),
+            "position": F.smooth_l1_loss(position, target["position"], beta=0.1),
+            "size": F.smooth_l1_loss(log_size, target["log_size"], beta=0.1),
+            "box": F.l1_loss(model.box(cond[:, local]).float(), target["box"]),
             "depth": F.l1_loss(model.depth(geometry[:, special:]).float()[..., 0][known], depth[known]),
             "camera": F.l1_loss(model.camera(geometry[:, 0]).float(), camera),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from scenegen.synthetic.scenes import SyntheticScene
 Arrays = dict[str, NDArray[np.generic]]
 
 PATCH = 14
+MIRRORED_ACROSS_Y = ("mug",)
 MINIMUM_PIXELS = 80
 """Objects that show fewer pixels teach nothing about their shape and are left out of a sample."""
 
@@ -100,6 +102,23 @@ def facing_yaw(apparent: float, symmetry: int) -> float:
         return 0.0
     step = 2 * math.pi / symmetry
     return apparent - step * round(apparent / step)
+
+
+def mirrored_targets(targets: dict[str, NDArray[Any]]) -> Arrays:
+    """The targets of the same objects in the picture's mirror image.
+
+    Every procedural object is its own mirror image, across x for most families and across y for those of
+    MIRRORED_ACROSS_Y, so shapes and sizes stay, and an object turns into one of another yaw.
+    """
+    families = np.asarray([FAMILIES.index(name) for name in MIRRORED_ACROSS_Y])
+    turned = np.where(np.isin(targets["family"], families), 0.0, math.pi) - targets["yaw"]
+    yaw = [facing_yaw(y, n) for y, n in zip(turned, targets["symmetry"], strict=True)]
+    u0, v0, u1, v1 = targets["box"].T
+    return targets | {
+        "yaw": np.asarray(yaw, dtype=np.float32),
+        "position": targets["position"] * np.array([-1, 1, 1], dtype=np.float32),
+        "box": np.stack([1 - u1, v0, 1 - u0, v1], axis=1),
+    }
 
 
 def patch_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:

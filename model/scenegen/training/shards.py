@@ -20,7 +20,7 @@ from scenegen.scene import InvalidInput
 from scenegen.synthetic.objects import FAMILIES, ProceduralObject
 from scenegen.synthetic.rendering import render
 from scenegen.synthetic.scenes import camera_path, make_camera, make_scene
-from scenegen.training.samples import Arrays, scene_sample
+from scenegen.training.samples import Arrays, mirrored_targets, scene_sample
 
 SCENES_PER_SHARD = 128
 WIDTH, HEIGHT = 320, 240
@@ -106,6 +106,14 @@ class Samples:
     def rows(self, scenes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Object rows of the given scenes, scene after scene."""
         return np.concatenate([np.arange(self.first[s], self.first[s] + self.counts[s]) for s in scenes])
+
+    def targets(self, rows: NDArray[np.int64], mirror: bool = False) -> Arrays:
+        """All that is known of the given object rows but pictures and occupancy, or with ``mirror`` what the mirror
+
+        image has instead.
+        """
+        found = {k: v[rows] for k, v in self.objects.items() if k not in ("crop", "mask", "occupancy")}
+        return mirrored_targets(found) if mirror else found
 
     def occupancy(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Occupancy [N, 1, R, R, R] of the given object rows, 0 or 1."""

@@ -69,15 +69,18 @@ class StructureStage:
     def batch(
         self, samples: Samples, scenes: NDArray[np.int64], rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Condition tokens, latents, placements [N, 8] and occupancy of scenes of equal count."""
+        """Condition tokens, latents, placements [N, 8] and occupancy of scenes of equal count.
+
+        With ``rng`` half of all batches are mirrored, and exposure varies.
+        """
         device = next(self.model.parameters()).device
         rows = samples.rows(scenes)
-        position, size, yaw = (
-            torch.from_numpy(samples.objects[k][rows]).to(device) for k in ("position", "log_size", "yaw")
-        )
+        mirror = rng is not None and rng.random() < 0.5
+        targets = samples.targets(rows, mirror)
+        position, size, yaw = (torch.from_numpy(targets[k]).to(device) for k in ("position", "log_size", "yaw"))
         grids = torch.from_numpy(samples.occupancy(rows)).to(device)
         latents = self.latents[id(samples)][rows].to(device)
-        cond = self.conditioner(*condition_batch(samples, scenes, rng, device))
+        cond = self.conditioner(*condition_batch(samples, scenes, rng, device, mirror))
         return cond.float(), latents, compose_placements(position, size, yaw, len(scenes)), grids
 
     def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:
