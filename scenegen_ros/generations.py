@@ -51,6 +51,8 @@ class Generations:
         self._store, self._announce, self._waiting_for = store, announce, waiting_for
         self._problems = problems
         self._running: Generation | None = None
+        self._at_work = False
+        """Whether one runs: not any more from just before its end is told, though its thread still is."""
         self._active = False
         self._last: Outcome | None = None
         self._views_used = 0
@@ -92,7 +94,7 @@ class Generations:
     def stage(self) -> Stage | None:
         """Where the running generation stands."""
         running = self._running
-        return running.stage if running is not None and running.is_alive() else None
+        return running.stage if running is not None and self._at_work and running.is_alive() else None
 
     @property
     def idle_reason(self) -> str:
@@ -154,6 +156,7 @@ class Generations:
                 self._not_before_s = time.monotonic() + _RETRY_S
                 self._problems.add(f"no scene: {outcome.message}", time.monotonic())
                 self._tell(lambda: self._node.get_logger().error(f"no scene: {outcome.message}"))
+            self._at_work = False  # who hears of the end may ask for the next one at once
             self._tell(lambda: on_done(outcome))
 
         self._running = Generation(
@@ -167,6 +170,7 @@ class Generations:
             on_stage=lambda stage: self._tell(lambda: on_stage(stage)),
             on_done=done,
         )
+        self._at_work = True
         self._running.start()
 
     def _tell(self, say: Callable[[], object]) -> None:

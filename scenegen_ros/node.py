@@ -126,6 +126,7 @@ class SceneGenNode(LifecycleNode):
             self._pipeline.update(parameters.read(self))
 
     def _publish_diagnostics(self) -> None:
+        stamp = self.get_clock().now().to_msg()  # before anything is looked at: nothing in it is older
         pipeline = self._pipeline
         stages = pipeline.statuses() if pipeline is not None else []
         if self.fault:
@@ -139,7 +140,7 @@ class SceneGenNode(LifecycleNode):
             pipeline.idle_reason if pipeline is not None else "",
         )
         statuses = [first, *stages, self.problems.status(time.monotonic())]
-        self._diagnostics.publish(diagnostic_array(statuses, self.get_clock().now().to_msg()))
+        self._diagnostics.publish(diagnostic_array(statuses, stamp))
         if line := self._log_line.due(statuses, time.monotonic()):
             # A line each: rclpy wants one severity from each place in the code.
             if first.level == Level.OK:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
@@ -27,10 +27,11 @@ os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "f
 def own_domain(patch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID, 1 to 101, that no other test on this machine uses; processes started by the test inherit it."""
     for domain in (1 + (os.getpid() + step) % 101 for step in range(101)):
-        with open(Path(gettempdir()) / f"scenegen_ros_domain_{domain}", "w") as lock:
+        with ExitStack() as held:
             try:
+                lock = held.enter_context(open(Path(gettempdir()) / f"scenegen_ros_domain_{domain}", "w"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except (BlockingIOError, PermissionError):  # another run's, or another user's
                 continue
             patch.setenv("ROS_DOMAIN_ID", str(domain))
             yield domain

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from conftest import ROOT
-from ros_helpers import Rig, wait_for
+from ros_helpers import Rig
 
 from scenegen_ros.diagnostics import Level, Status
 
@@ -61,14 +61,15 @@ def told(r: Rig, fault: str, stage: str = "") -> Status:
     """
     row = ROWS[fault]
 
-    def heard() -> Status | None:
-        newest = r.ears.told[-1] if r.ears.told else {}
-        status = newest.get(stage or row.stage)
+    def told_of_it(statuses: dict[str, Status]) -> Status | None:
+        status = statuses.get(stage or row.stage)
         if status is None or not any(map(row.matches, _said(status))):
             return None
-        return status if status.level == Level.OK or status.message in newest["node"].message else None
+        return status if status.level == Level.OK or status.message in statuses["node"].message else None
 
-    return wait_for(heard, lambda: f"'{row.message}' of {stage or row.stage}; said is {r.ears.told[-1:]}")
+    status = r.ears.told(told_of_it, f"'{row.message}' of {stage or row.stage}")
+    assert status is not None
+    return status
 
 
 def _said(status: Status) -> list[str]:

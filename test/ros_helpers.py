@@ -1,7 +1,8 @@
 """A node under test, a camera that does as it is told, and ears: what the ROS tests share.
 
 The generation server is a real one on a unix socket with serving.StubGenerator for a model: what is under test is the
-node. Every wait ends with what it waits for.
+node. Every wait ends with what it waits for. What /diagnostics says is always waited for, and believed only of messages
+that the node began to put together after it was asked: what came in before may tell of a moment ago.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from scenegen.scene import Asset, PlacedObject, Scene, View
-from scenegen_ros import diagnostics, node, server_watch
+from scenegen_ros import diagnostics, node, server_watch, view_collector
 from scenegen_ros.action import GenerateScene
-from scenegen_ros.conversions import camera_info_message, image_message, transform_message
+from scenegen_ros.conversions import camera_info_message, image_message, stamp_ns, transform_message
 from scenegen_ros.diagnostics import Level, Status
 from scenegen_ros.msg import Scene as SceneMessage
 from scenegen_ros.node import SceneGenNode, spin
@@ -48,9 +49,13 @@ server_watch._PERIOD_READY_S = server_watch._PERIOD_WAITING_S = 0.2
 
 WAIT_S = 100.0
 """How long a test waits for what must happen; only a failing test waits that long."""
+# On a busy machine the newest frame may be older than what a person at a robot would call "now".
+view_collector.CAPTURE_AGE_S = WAIT_S
 SIZE = (48, 64)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""As the node's, but deeper: of two scenes that are announced soon after one another a listener hears both."""
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+Answer = TypeVar("Answer")
 
 
 def wait_for(done: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = WAIT_S) -> Any:
@@ -168,15 +173,17 @@ class Ears(Node):
         self.frames: dict[str, TransformStamped] = {}
         self.object_frames: list[set[str]] = []
         """The frames of objects in each message on /tf that has any."""
-        self.told: list[dict[str, Status]] = []
-        """Every message on /diagnostics: its statuses by name, their values as strings."""
+        self._told: tuple[int, dict[str, Status]] = (-1, {})
+        """The newest message on /diagnostics: when it was begun, and its statuses by name, their values as strings."""
         self.feedback: list[GenerateScene.Feedback] = []
         self.create_subscription(SceneMessage, "scenegen/scene", self.scenes.append, LATCHED)
         self.create_subscription(MarkerArray, "scenegen/markers", self.markers.append, LATCHED)
         self.create_subscription(Detection3DArray, "scenegen/detections", self.detections.append, LATCHED)
         self.create_subscription(TFMessage, "/tf", self._hear_tf, 100)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._hear_diagnostics, 10)
-        self.action = ActionClient(self, GenerateScene, "scenegen/generate_scene")
+        self.action = ActionClient(
+            self, GenerateScene, "scenegen/generate_scene", feedback_sub_qos_profile=QoSProfile(depth=1000)
+        )
         self.capture = self.create_client(Capture, "scenegen/capture")
         self.clear = self.create_client(Clear, "scenegen/clear")
 
@@ -192,21 +199,42 @@ class Ears(Node):
             Status(s.name.removeprefix("scenegen: "), Level(s.level[0]), s.message, {v.key: v.value for v in s.values})
             for s in message.status
         ]
-        self.told.append({status.name: status for status in statuses})
+        self._told = stamp_ns(message.header.stamp), {status.name: status for status in statuses}
+
+    def told(self, wanted: Callable[[dict[str, Status]], Answer], what: str) -> Answer:
+        """What wanted() returns of a message on /diagnostics that is newer than this call, once that is true."""
+        asked_ns = time.time_ns()
+
+        def heard() -> Answer | None:
+            begun_ns, statuses = self._told
+            # 0 is simulated time without a clock, in which nothing else could be said.
+            return wanted(statuses) if begun_ns >= asked_ns or begun_ns == 0 else None
+
+        answer: Answer = wait_for(heard, lambda: f"{what}; /diagnostics says {self._told[1]}")
+        return answer
 
     def says(self, *words: str, stage: str = "node") -> Status:
-        """Waits until a status of the newest /diagnostics, the first unless told, holds all the words; returns it."""
+        """Waits until a status of /diagnostics, the first unless told, holds all the words; returns it."""
 
-        def heard() -> Status | None:
-            status = self.told[-1].get(stage) if self.told else None
+        def status_with_words(statuses: dict[str, Status]) -> Status | None:
+            status = statuses.get(stage)
             return status if status is not None and all(word in status.message for word in words) else None
 
-        return wait_for(heard, lambda: f"the stage {stage} to say {words}; it says {self.told[-1:]}")
+        status = self.told(status_with_words, f"the stage {stage} to say {words}")
+        assert status is not None
+        return status
 
-    def value(self, stage: str, key: str) -> str:
-        """What a stage says under a key now; empty when it says nothing."""
-        status = self.told[-1].get(stage) if self.told else None
-        return str(status.values.get(key, "")) if status is not None else ""
+    def value(self, stage: str, key: str, wanted: Callable[[str], object]) -> str:
+        """Waits until what a stage says under a key is wanted; returns it. What it does not say is empty."""
+
+        def value_of(statuses: dict[str, Status]) -> tuple[str] | None:
+            status = statuses.get(stage)
+            value = str(status.values.get(key, "")) if status is not None else ""
+            return (value,) if wanted(value) else None
+
+        found = self.told(value_of, f"what is wanted of {stage}'s '{key}'")
+        assert found is not None
+        return found[0]
 
     def call(self, client: Any, request: Any) -> Any:
         """A service's answer."""
@@ -256,11 +284,13 @@ class Rig:
         with self.camera.ticking:
             self.camera.paused = True
         newest = f"{self.camera.stamp_ns / 1e9:.3f}"
-        for topic in ("image", "masks", "camera_info", "depth"):
-            wait_for(
-                lambda topic=topic: self.ears.value(topic, "stamp of the newest [s]") == newest,
-                f"the node to have taken the {topic} of {newest} s",
-            )
+        self.ears.told(
+            lambda statuses: all(
+                name in statuses and statuses[name].values.get("stamp of the newest [s]") == newest
+                for name in ("image", "masks", "camera_info", "depth")
+            ),
+            f"the node to have taken all of {newest} s",
+        )
 
 
 @contextmanager

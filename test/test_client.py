@@ -227,7 +227,7 @@ def test_a_request_that_was_sent_is_never_sent_again() -> None:
 def test_a_server_that_says_nothing_is_given_up() -> None:
     with raw_server(b"", keep_open=True) as (address, accepted):
         with pytest.raises(ConnectionLost, match="ReadTimeout"):
-            SceneClient(address, silence_s=0.1).generate([view()])
+            SceneClient(address, silence_s=0.5).generate([view()])
         assert len(accepted) == 1
 
 

@@ -12,7 +12,7 @@ import pytest
 import rclpy
 import trimesh
 from rclpy.client import Client
-from ros_helpers import Rig, rig, wait_for
+from ros_helpers import WAIT_S, Rig, rig, wait_for
 from serving import StubGenerator, running
 
 from scenegen.files import list_scenes
@@ -55,7 +55,7 @@ def calls(told: Path) -> list[list[str]]:
 
 def client(it: Rig) -> Client:
     made = it.ears.create_client(ExportScene, "scenegen/export_scene")
-    assert made.wait_for_service(timeout_sec=30)
+    assert made.wait_for_service(timeout_sec=WAIT_S)
     return made
 
 

@@ -16,7 +16,7 @@ import rclpy
 import trimesh
 from action_msgs.msg import GoalStatus
 from rclpy.parameter import Parameter
-from ros_helpers import SIZE, Rig, boxes, fast_place, rig, wait_for
+from ros_helpers import SIZE, WAIT_S, Rig, boxes, fast_place, rig, wait_for
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage
 from serving import StubGenerator, running, view
@@ -83,7 +83,8 @@ def test_a_goal_gives_a_scene_on_every_topic(ros_context: rclpy.Context, tmp_pat
         assert frame.header.frame_id == "map"
         assert frame.transform.translation.x == pytest.approx(scene.objects[1].pose.pose.position.x)
 
-        wait_for(lambda: "saving" in [f.stage for f in r.ears.feedback], "the last feedback")  # later than the result
+        # It may come later than the result.
+        wait_for(lambda: "saving" in [f.stage for f in tuple(r.ears.feedback)], "the last feedback")
         assert "placing" in [f.stage for f in r.ears.feedback]
         progress = [f.progress for f in r.ears.feedback]
         assert progress == sorted(progress) and 0 <= progress[0] and progress[-1] <= 1
@@ -121,7 +122,7 @@ def test_the_coarse_scene_is_announced_while_textures_are_made(
             assert marker.mesh_resource == placed.mesh_uri and marker.mesh_use_embedded_materials
             assert (marker.color.r, marker.color.g, marker.color.b, marker.color.a) == (0, 0, 0, 0), "no tint"
         assert [s.name for s in (tmp_path / "scenes").iterdir()] == [final.id]
-        wait_for(lambda: r.ears.feedback[-1].progress > 0.95, "the last feedback")
+        wait_for(lambda: any(f.progress > 0.95 for f in tuple(r.ears.feedback)), "the last feedback")
         assert list(r.ears.feedback[-1].ready) == [1, 2]
         progress = [f.progress for f in r.ears.feedback]
         assert progress == sorted(progress)
@@ -136,8 +137,9 @@ def test_textures_that_fail_or_are_cancelled_leave_the_coarse_scene(
             handle = r.ears.send()
             (coarse,) = wait_for(lambda: r.ears.scenes, "the coarse ~/scene")
             assert f"coarse scene {coarse.id} was announced before and stays" in cancel(r, handle).message
+            wait_for(stub.sees_cancel, "the server to notice")
             stub.step.release()
-            assert stub.ended.acquire(timeout=60) and stub.was_cancelled
+            assert stub.ended.acquire(timeout=WAIT_S) and stub.was_cancelled
 
             stub.failure = None
             handle = r.ears.send()
@@ -249,36 +251,38 @@ def test_cancel_while_waiting_for_views_queued_generating_and_placing(
 
         other = threading.Thread(target=SceneClient(server).generate, args=([view()],))
         other.start()
-        assert stub.started.acquire(timeout=60)
+        assert stub.started.acquire(timeout=WAIT_S)
         handle = r.ears.send()
         wait_for(lambda: any("queue" in f.stage for f in r.ears.feedback), "the stage queued")
         cancel(r, handle)
+        wait_for(lambda: SceneClient(server).ready().waiting == 0, "the server to take it out of its queue")
         stub.step.release(3)
         other.join()
-        assert stub.ended.acquire(timeout=60)
+        assert stub.ended.acquire(timeout=WAIT_S)
 
         handle = r.ears.send()
-        assert stub.started.acquire(timeout=60)
+        assert stub.started.acquire(timeout=WAIT_S)
         r.ears.says("generating")
         assert r.ears.call(r.ears.capture, Capture.Request()).success  # nothing blocks meanwhile
         busy = r.ears.generate()
         assert not busy.success and "another generation is running" in busy.message
         cancel(r, handle)
+        wait_for(stub.sees_cancel, "the server to notice")
         stub.step.release(3)
-        assert stub.ended.acquire(timeout=60)
+        assert stub.ended.acquire(timeout=WAIT_S)
         assert stub.was_cancelled
 
         placing, go_on = threading.Event(), threading.Event()
 
         def slow_place(scene: Scene, views: list[View], **how: Any) -> tuple[PlacedObject, ...]:
             placing.set()
-            assert go_on.wait(60)
+            assert go_on.wait(WAIT_S)
             return fast_place(scene, views)
 
         monkeypatch.setattr(generation, "place_scene", slow_place)
         stub.step = threading.Semaphore(100)
         handle = r.ears.send()
-        assert placing.wait(60)
+        assert placing.wait(WAIT_S)
         future = handle.cancel_goal_async()
         wait_for(future.done, "the cancel to be answered")
         go_on.set()
@@ -308,7 +312,8 @@ def test_auto_generate_starts_again_only_on_new_views(ros_context: rclpy.Context
 
 def test_capture_and_clear(ros_context: rclpy.Context, tmp_path: Path, quick: None) -> None:
     with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
-        wait_for(lambda: int(r.ears.value("pairing", "sets") or 0) > 1, "a set after the one that was kept")
+        # A set has come after the one that was kept: that is what is captured.
+        r.ears.value("views", "not kept: the camera had not moved", lambda count: count and int(count) > 0)
         answer = r.ears.call(r.ears.capture, Capture.Request())
         assert (answer.success, answer.views) == (True, 2), answer.message
         r.pause()
@@ -332,8 +337,14 @@ def test_a_goal_that_cannot_be_met_says_why(ros_context: rclpy.Context, tmp_path
             ({"ids": [0]}, ("must be positive",)),
             ({"views": 9}, ("at most 8", "max_views")),
         ):
-            result = r.ears.generate(**goal)
-            assert not result.success and all(word in result.message for word in words), result.message
+
+            def refused(goal: dict[str, Any] = goal, words: tuple[str, ...] = words) -> bool:
+                """On a busy machine a goal may meet a topic that is silent for a moment, and then names that."""
+                result = r.ears.generate(**goal)
+                assert not result.success
+                return all(word in result.message for word in words)
+
+            wait_for(refused, f"a goal to be refused with {words}")
             r.ears.says("the last one failed", words[0])
         assert r.ears.generate(ids=[2]).scene.objects[0].id == 2
 
@@ -360,5 +371,6 @@ def test_without_a_fixed_frame_no_tf_is_needed(ros_context: rclpy.Context, tmp_p
         r.camera.shot.topics.discard("tf")
         r.camera.shot.masks = image_message(boxes((5,)), "mono8")
         wait_for(lambda: [o.id for o in r.ears.generate().scene.objects] == [5], "the newest view")
-        assert r.ears.scenes[-1].header.frame_id == "camera_optical_frame"
+        scene = wait_for(lambda: [s for s in r.ears.scenes if [o.id for o in s.objects] == [5]], "~/scene")[-1]
+        assert scene.header.frame_id == "camera_optical_frame"
         wait_for(lambda: r.ears.frames.get("scenegen/5"), "TF in the camera's frame")

@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rclpy
 from conftest import own_context, own_domain
-from fault_table import ROWS, Faults, told
+from fault_table import ROWS, Faults, Row, told
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_helpers import BEST_EFFORT, SIZE, Rig, boxes, fast_place, rig, wait_for
 from sensor_msgs.msg import Image, PointCloud2
@@ -40,7 +41,10 @@ def test_no_publisher_and_one_whose_qos_cannot_match(ros_context: rclpy.Context,
         told(r, "a publisher whose QoS cannot match")
         r.camera.destroy_publisher(r.camera.outputs.pop("masks"))
         told(r, "a topic that nobody publishes")
-        assert "masks: nobody publishes it" in r.ears.generate().message
+        wait_for(
+            lambda: "masks: nobody publishes it" in r.ears.generate().message,
+            "a goal to be answered with the same",  # on a busy machine another topic may be silent for a moment
+        )
         r.camera.outputs["masks"] = r.camera.create_publisher(Image, "masks", QoSProfile(depth=5))
         r.ears.says("ready: waiting for a goal")
         assert r.ears.generate().success
@@ -209,10 +213,10 @@ def test_a_subscriber_whose_qos_cannot_match(well: Rig) -> None:
 def test_stamps_that_run_backwards(well: Rig) -> None:
     well.ears.says("ready: waiting for a goal")
     well.pause()
-    jumps = well.ears.value("pairing", "lost: time ran backwards")
+    jumps = well.ears.value("pairing", "lost: time ran backwards", lambda said: True)
     well.camera.stamp_ns = 5_000_000_000
     well.camera.paused = False
-    wait_for(lambda: well.ears.value("pairing", "lost: time ran backwards") != jumps, "the jump to be counted")
+    well.ears.value("pairing", "lost: time ran backwards", lambda said: said != jumps)
     told(well, "stamps that run backwards")
     result = well.ears.generate()
     assert result.success and result.scene.header.stamp.sec < 1000
@@ -226,11 +230,21 @@ def test_goals_that_views_do_not_meet(well: Rig) -> None:
     well.ears.call(well.ears.clear, Clear.Request())
     well.wait_for_views(1)
     assert well.ears.generate().success
-    assert not well.ears.generate(views=2).success
-    told(well, "a camera that has not moved")
-    assert int(well.ears.value("views", "not kept: the camera had not moved")) > 0
-    assert not well.ears.generate(ids=[7]).success
-    told(well, "an object that no view sees")
+    for fault_of_goal, goal in (
+        ("a camera that has not moved", {"views": 2}),
+        ("an object that no view sees", {"ids": [7]}),
+    ):
+        row = ROWS[fault_of_goal]
+
+        def failed_so(goal: dict[str, Any] = goal, row: Row = row) -> bool:
+            """On a busy machine a goal may meet a topic that is silent for a moment, and then names that."""
+            result = well.ears.generate(**goal)
+            assert not result.success
+            return row.matches(f"the last one failed: {result.message}")
+
+        wait_for(failed_so, f"'{row.message}'")
+        told(well, fault_of_goal)
+    well.ears.value("views", "not kept: the camera had not moved", lambda said: said and int(said) > 0)
     well.node.set_parameters([timeout])
     assert well.ears.generate().success
 

@@ -15,7 +15,7 @@ from action_msgs.msg import GoalStatus
 from conftest import ROOT
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_helpers import rig, wait_for
+from ros_helpers import WAIT_S, rig, wait_for
 from serving import StubGenerator, running
 
 from scenegen.scene import Cancelled, PlacedObject, Scene, View
@@ -61,7 +61,7 @@ def test_deactivating_ends_a_running_goal_with_the_reason(ros_context: rclpy.Con
     stub = StubGenerator(steps=5)
     with running(stub, tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
         handle = r.ears.send()
-        assert stub.started.acquire(timeout=60)
+        assert stub.started.acquire(timeout=WAIT_S)
         assert r.node.trigger_deactivate() == SUCCESS
         answer = r.ears.result(handle)
         assert answer.status == GoalStatus.STATUS_ABORTED and "cancelled" in answer.result.message
@@ -83,7 +83,7 @@ def test_deactivating_while_placing_cancels_it(
     monkeypatch.setattr(generation, "place_scene", endless_place)
     with running(StubGenerator(), tmp_path / "s") as server, rig(ros_context, server, tmp_path / "scenes") as r:
         handle = r.ears.send()
-        assert placing.wait(60)
+        assert placing.wait(WAIT_S)
         assert r.node.trigger_deactivate() == SUCCESS
         answer = r.ears.result(handle)
         assert answer.status == GoalStatus.STATUS_ABORTED and "cancelled while placing" in answer.result.message
@@ -93,19 +93,24 @@ def test_ended_in_the_middle_of_a_goal_it_leaves_without_a_traceback(ros_domain:
     class Ended(Exception):
         pass
 
-    parameters = ("-p", f"server:=unix:{tmp_path}/nobody.sock", "-p", f"output_dir:={tmp_path}")
-    command = [sys.executable, "-m", "scenegen_ros.node", "--ros-args", *parameters]
+    parameters = {"server": f"unix:{tmp_path}/nobody.sock", "output_dir": tmp_path, "view_timeout_s": WAIT_S}
+    given = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
+    command = [sys.executable, "-m", "scenegen_ros.node", "--ros-args", *given]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
     def check() -> None:
         if process.poll() is not None:
             raise Ended
+        # It says so once a second; feedback comes once, and may be lost while the two ends still find each other.
+        if "generating: waiting for views" in operator.says:
+            process.terminate()
 
+    operator = Operator(check)
     try:
-        with Operator(check) as operator:
+        with operator:
             operator.bring_up()
             with pytest.raises(Ended):
-                operator.generate((), 1, 42, Stages(lambda stage, progress: process.terminate()))
+                operator.generate((), 1, 42, Stages(lambda stage, progress: None))
     finally:
         process.kill()
     _, said = process.communicate()

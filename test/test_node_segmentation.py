@@ -70,7 +70,7 @@ def test_boxes_become_masks_and_masks_a_scene(
         assert result.success, result.message
         assert {o.id: o.label for o in result.scene.objects} == {40: "can", 7: "cup"}
         wait_for(lambda: "segmentation" in {feedback.stage for feedback in tuple(r.ears.feedback)}, "its feedback")
-        assert "detections_2d" in r.ears.told[-1] and "masks" not in r.ears.told[-1]
+        r.ears.told(lambda said: "detections_2d" in said and "masks" not in said, "boxes to be waited for, not masks")
         assert len(generator.sent) == 2
         for view in generator.sent:
             assert view.depth_m is not None and view.intrinsics is not None and view.T_world_camera is not None

@@ -18,7 +18,7 @@ from fault_table import Faults, told
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
-from ros_helpers import rig, wait_for
+from ros_helpers import WAIT_S, rig, wait_for
 from scipy.spatial.transform import Rotation
 from serving import StubGenerator, running
 
@@ -91,7 +91,7 @@ def spinning(*nodes: Node) -> Iterator[None]:
         yield
     finally:
         executor.shutdown()
-        thread.join(60)
+        thread.join(WAIT_S)
         for one in nodes:
             one.destroy_node()
 
@@ -197,7 +197,8 @@ def test_it_waits_for_a_planner_and_tells_one_that_comes_back(
             group = MoveGroup(ros_context)
             with spinning(group):
                 wait_for(lambda group=group: "scenegen_2" in group.world, "the object")
-                wait_for(lambda: "has 1 objects" in under_test.status.message, "the answer")
+                wait_for(lambda: under_test._done is scene, "the answer")
+                assert "has 1 objects" in under_test.status.message
             wait_for(lambda: under_test._done is None, "the end of it to be noticed")
         lost = MoveGroup(ros_context, frames=("base_link",))
         with spinning(lost):

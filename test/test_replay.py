@@ -12,7 +12,7 @@ import rclpy
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
-from ros_helpers import Ears, wait_for
+from ros_helpers import WAIT_S, Ears, wait_for
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from serving import StubGenerator, running
@@ -91,7 +91,7 @@ def test_the_node_gets_the_views_of_a_bag(
     topics = {f"bag_{name}": f"/head/{name}" for name in ("image", "masks", "depth", "camera_info")}
     generator = TruthGenerator()
     with running(generator, tmp_path / "s") as server:
-        overrides = {"server": server, "output_dir": str(tmp_path / "scenes"), "seed": SEED}
+        overrides = {"server": server, "output_dir": str(tmp_path / "scenes"), "seed": SEED, "view_timeout_s": WAIT_S}
         node = SceneGenNode(
             context=ros_context, parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()]
         )

@@ -128,7 +128,7 @@ class TruthGenerator(StubGenerator):
 def test_the_node_places_true_assets_where_the_objects_stand(ros_context: rclpy.Context, tmp_path: Path) -> None:
     world = make_scene(SEED)
     with running(TruthGenerator(), tmp_path / "s") as server:
-        overrides = {"server": server, "output_dir": str(tmp_path / "scenes"), "seed": SEED}
+        overrides = {"server": server, "output_dir": str(tmp_path / "scenes"), "seed": SEED, "view_timeout_s": WAIT_S}
         node = SceneGenNode(
             context=ros_context, parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()]
         )
