@@ -99,8 +99,12 @@ def open_page(address: str, scratch: Path, size: tuple[int, int] = (960, 640)) -
             assert process.poll() is None and time.monotonic() < deadline, "Chromium did not start"
             time.sleep(0.05)
         port = told.read_text().split()[0]
-        tabs = httpx.get(f"http://127.0.0.1:{port}/json", timeout=_WAIT_S).json()
-        where = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+        where = None
+        while where is None:
+            tabs = httpx.get(f"http://127.0.0.1:{port}/json", timeout=_WAIT_S, trust_env=False).json()
+            where = next((tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"), None)
+            assert where is not None or time.monotonic() < deadline, "Chromium opened no page"
+            time.sleep(0.05)
         with connect(where, max_size=None, open_timeout=_WAIT_S) as socket:
             page = Page(socket)
             page.call("Page.addScriptToEvaluateOnNewDocument", source=_SLOWLY)

@@ -20,7 +20,7 @@ from PIL import Image
 from scenegen.scene import Asset, Cancelled, Detail, InvalidInput, Placement, Progress, Scene, View
 from scenegen.server import Limits, SceneGenerator, ViewSegmenter, create_app
 
-WAIT_S = 100.0
+WAIT_S = 250.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 
 

@@ -231,9 +231,7 @@ def test_up_is_z_of_a_level_frame_and_known_sizes_are_passed_on(
 
 
 def cancel(r: Rig, handle: Any) -> Any:
-    future = handle.cancel_goal_async()
-    wait_for(future.done, "the cancel to be answered")
-    assert future.result().goals_canceling
+    assert r.ears.cancel(handle).goals_canceling
     answer = r.ears.result(handle)
     assert answer.status == GoalStatus.STATUS_CANCELED and not answer.result.success
     return answer.result
@@ -283,8 +281,7 @@ def test_cancel_while_waiting_for_views_queued_generating_and_placing(
         stub.step = threading.Semaphore(100)
         handle = r.ears.send()
         assert placing.wait(WAIT_S)
-        future = handle.cancel_goal_async()
-        wait_for(future.done, "the cancel to be answered")
+        assert r.ears.cancel(handle).goals_canceling
         go_on.set()
         assert r.ears.result(handle).status == GoalStatus.STATUS_CANCELED
         assert not r.ears.scenes and not (tmp_path / "scenes").exists()

@@ -58,7 +58,6 @@ def views() -> list[PromptedView]:
     ]
 
 
-@pytest.mark.timeout(300)
 def test_a_server_process_makes_the_masks_that_its_weights_make_here(server: str, weights: Path) -> None:
     heard: list[Progress] = []
     made = SceneClient(server).segment(views(), on_progress=heard.append)
@@ -71,7 +70,6 @@ def test_a_server_process_makes_the_masks_that_its_weights_make_here(server: str
     assert [p.fraction for p in heard if p.stage == "segmentation"] == [(i + 1) / 6 for i in range(6)]
 
 
-@pytest.mark.timeout(300)
 def test_what_a_server_refuses_to_segment(server: str) -> None:
     client = SceneClient(server)
     with pytest.raises(InvalidInput, match="none of 1 views has a prompt: give a box or a point"):

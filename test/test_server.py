@@ -298,7 +298,6 @@ def wait_ready(address: str, process: subprocess.Popen[bytes], **options: str) -
     wait_until(is_ready)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_a_job_stops_cleanly(tmp_path: Path, stop: signal.Signals) -> None:
     path = tmp_path / "s"

@@ -69,7 +69,7 @@ def assert_equal(a: object, b: object, **tolerance: float) -> None:
 def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
     with start("kill", tmp_path / "cut") as program:
         whole = run(LineStage(), FP32, tmp_path / "whole")
-        ended = program.communicate(timeout=120)[0].splitlines()[-1]
+        ended = program.communicate(timeout=250)[0].splitlines()[-1]
         assert ended.split() == [str(int(signal.SIGKILL))] * 3 + ["0"]
     assert_equal(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut"))
     for name in ("log.csv", "validation.csv"):
@@ -95,7 +95,7 @@ def test_two_processes_train_as_one_that_does_both_parts(tmp_path: Path) -> None
     both = [start("parts", tmp_path / "two", 2, RANK=str(rank), **rendezvous) for rank in range(2)]
     run(LineStage(), replace(FP32, parts=2), tmp_path / "one")
     for process in both:
-        process.communicate(timeout=120)
+        process.communicate(timeout=250)
         assert process.returncode == 0
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
     weights = [

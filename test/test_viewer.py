@@ -122,7 +122,6 @@ def shows_the_scene(picture: np.ndarray) -> bool:
 
 
 @needs_chromium
-@pytest.mark.timeout(400)
 def test_chromium_draws_the_file(tmp_path: Path) -> None:
     folder = exporting.write(tmp_path)
     saved(folder, tmp_path / "scene.html")
