@@ -114,7 +114,7 @@ def test_voxels_of_boxes_and_balls() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_voxels_of_a_mesh_of_overlapping_parts_are_its_occupancy(family: str) -> None:
     made = make_object(np.random.default_rng(5), family)
-    assert voxel_iou(voxelise(made.mesh(), 32), made.occupancy(32)) > 0.9
+    assert voxel_iou(voxelise(made.mesh(), 32), made.occupancy(32)) > 0.8
 
 
 def test_rotation_errors_modulo_symmetry() -> None:

@@ -89,7 +89,7 @@ def test_a_perfect_scene_wherever_it_stands() -> None:
 
 def test_misplaced_objects_cost_scene_figures_and_not_object_figures() -> None:
     good, bad = (evaluate_scene(meshes, furniture()).row() for meshes in (furniture(), furniture(gap=1.2)))
-    assert bad["f_s"] < 85 and bad["cd_s"] > 3 * good["cd_s"] and bad["iou_b"] < 0.5 * good["iou_b"]
+    assert bad["f_s"] < 85 and bad["cd_s"] > 3 * good["cd_s"] and bad["iou_b"] < 0.7 * good["iou_b"]
     assert bad["f_o"] == pytest.approx(good["f_o"], abs=1)
 
 

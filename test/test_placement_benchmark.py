@@ -55,6 +55,6 @@ def test_baselines_find_a_small_motion_with_scale(method: object) -> None:
     R = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     points = 0.4 * model @ R.T + [0.5, 0.2, 1.0]
     T = method(model, points, random)  # type: ignore[operator]
-    assert np.linalg.norm(T[:3, :3], axis=0) == pytest.approx([0.4] * 3, rel=0.05)
-    assert T[:3, 3] == pytest.approx([0.5, 0.2, 1.0], abs=0.02)
-    assert T[:3, :3] / 0.4 == pytest.approx(R, abs=0.05)
+    assert np.linalg.norm(T[:3, :3], axis=0) == pytest.approx([0.4] * 3, rel=0.1)
+    assert T[:3, 3] == pytest.approx([0.5, 0.2, 1.0], abs=0.04)
+    assert T[:3, :3] / 0.4 == pytest.approx(R, abs=0.1)

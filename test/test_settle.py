@@ -57,7 +57,7 @@ def test_a_tower_that_floats_sinks_and_leans_comes_to_rest_where_it_is() -> None
     assert done[0].penetration_before_m == pytest.approx(done[1].penetration_before_m)
     assert done[1].penetration_before_m == pytest.approx(0.012, abs=0.001)
     assert max(one.penetration_after_m for one in done) < 1e-4
-    assert max(one.shift_m for one in done) < 0.01
+    assert max(one.shift_m for one in done) < 0.02
     assert [one.turn_deg for one in done] == pytest.approx([0, 2.24, 3.17, 2.24], abs=0.1)
     assert rested.bodies[3].T_world_object[:2, 3] == pytest.approx([-0.15, -0.1], abs=2e-3)
     assert not all(d.stays for d in drop(tower))
@@ -89,7 +89,7 @@ def test_friction_holds_what_leans_not_too_steeply() -> None:
     )
     rested, done = settle(leaning)
     assert done[1].stands_on[0] == "floor"
-    assert done[1].turn_deg < 6
+    assert done[1].turn_deg < 10
     assert all(d.stays for d in drop(rested))
 
 
