@@ -118,6 +118,8 @@ def test_generate_takes_the_detail_that_is_asked_for(inputs: list[str], tmp_path
         (lambda a, t: [*a, "--depth", a[0]], 2, "not a 16-bit"),
         (lambda a, t: [*a, "--weights", str(t)], 2, "pipeline.json"),
         (lambda a, t: [*a, "--ids", "3", "77"], 2, "77"),
+        (lambda a, t: [*a, "--device", "cuda:99"], 2, "device 'cuda:99' cannot be used"),
+        (lambda a, t: [*a, "--device", "gpu"], 2, "device 'gpu' cannot be used"),
         (lambda a, t: [*a, "--server", f"unix:{t / 'none.sock'}"], 1, "no generation server answers"),
         (lambda a, t: [*a, "--server", "example.org"], 2, "not a server address"),
         (lambda a, t: [*a, "--server", "http://127.0.0.1:9", "--token-file", str(t / "none")], 2, "token file"),
@@ -140,6 +142,37 @@ def test_what_goes_wrong_is_said_in_one_line(  # noqa: ANN001
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    beneath = str(tmp_path / "file" / "out")
+    assert cli.main(["generate", *inputs, "--weights", "never read", "--out", beneath]) == 1
+    assert beneath in capsys.readouterr().err
+    assert cli.main(["benchmark", "--weights", "tiny", "--scenes", "1", "--json", f"{beneath}/f.json"]) == 1
+    assert beneath in capsys.readouterr().err
+    assert cli.main(["synthesize", "--out", beneath]) == 1
+    error = capsys.readouterr().err
+    assert beneath in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["synthesize", "--seed", "-1", "--out", "out"],
+        ["benchmark", "--scenes", "0"],
+        ["benchmark", "--views", "1", "0"],
+        ["inspect", "tiny", "--assets", "0"],
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert "or more" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_truncated_checkpoint_is_named_by_a_server_that_stays(weights: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(weights, broken)
@@ -150,7 +183,6 @@ def test_a_truncated_checkpoint_is_named_by_a_server_that_stays(weights: Path, t
         assert readiness.state == "failed" and "ss_flow.safetensors" in readiness.detail
 
 
-@pytest.mark.timeout(300)
 def test_serve_generates_and_stops_on_sigterm(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "s"
     command = [sys.executable, "-m", "scenegen.cli", "serve", "--unix", str(path), "--weights", str(weights)]

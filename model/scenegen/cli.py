@@ -28,7 +28,7 @@ from scenegen.documents import document_scene
 from scenegen.evaluation.benchmark import Generator
 from scenegen.evaluation.commands import add_parser as add_evaluation
 from scenegen.evaluation.images import Judge
-from scenegen.files import SceneNotStored, new_scene_id, write_scene
+from scenegen.files import SceneNotStored, new_scene_id, require_writable, write_scene
 from scenegen.images import load_views
 from scenegen.placement import in_query_units, place_scene
 from scenegen.scene import DETAILS, InvalidInput, PlacedObject, Progress, Scene, View
@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (ServerError, SceneNotStored) as error:
         print(f"scenegen: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:  # no file or folder of the user's: a mistake of ours, whose place counts
+            raise
+        print(f"scenegen: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("scenegen: interrupted", file=sys.stderr)
@@ -82,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     p = commands.add_parser("generate", help="generate the objects of one scene, from one or several images of it")
-    p.add_argument("images", nargs="+", metavar="IMAGE")
+    p.add_argument("images", nargs="+", metavar="IMAGE", help="of one scene, from one side or several")
     p.add_argument(
         "--masks",
         nargs="+",
@@ -97,7 +102,7 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--geometry", choices=["vggt"], help="estimate depth and cameras that are not given, from the images"
     )
     p.add_argument("--ids", nargs="+", type=int, help="instance ids to generate (default: all in the first image)")
-    p.add_argument("--seed", type=int, default=42)
+    p.add_argument("--seed", type=int, default=42, help="of the sampler's noise (default: 42)")
     p.add_argument("--detail", choices=DETAILS, default="textured", help="default: textured, if the weights can")
     p.add_argument("--out", required=True, type=Path, help="folder in which the scene's folder is made")
     _add_model(p)
@@ -112,7 +117,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     where = p.add_mutually_exclusive_group()
     where.add_argument("--unix", metavar="PATH", help="listen on a unix socket that only this user can open")
     where.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; others need a certificate and a token")
-    p.add_argument("--port", type=int, default=8765)
+    p.add_argument("--port", type=int, default=8765, help="default: 8765")
     p.add_argument("--certificate", help="PEM file: listen with TLS")
     p.add_argument("--key", help="PEM file of the certificate's key")
     p.add_argument("--token-file", help=f"file with the token that clients must give (or set {TOKEN_VARIABLE})")
@@ -123,9 +128,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     p = commands.add_parser("synthesize", help="write synthetic scenes with everything that is true about them")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--scenes", type=int, default=1)
-    p.add_argument("--out", required=True, type=Path)
+    p.add_argument("--seed", type=int, default=0, help="another one makes other scenes (default: 0)")
+    p.add_argument("--scenes", type=int, default=1, help="how many (default: 1)")
+    p.add_argument("--out", required=True, type=Path, help="folder that gets a folder for each: scene_0000, ...")
     p.add_argument("--depth-noise", action="store_true", help="give depth the errors of a depth camera")
     p.set_defaults(run=_synthesize)
 
@@ -155,6 +160,7 @@ def _load_judge(folder: Path, device: str) -> Judge:
 
 def _generate(args: argparse.Namespace) -> int:
     views = load_views(args.images, args.masks, args.depth, args.camera)
+    require_writable(args.out)
     measured, known_unit = _with_geometry(args, views)
     scene = _generate_scene(args, views)
     placed = place_scene(scene, measured)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,19 @@ def new_scene_id(stamp_ns: int | None = None) -> str:
     now_ns = time.time_ns()
     day = time.strftime("%Y%m%d-%H%M%S", time.gmtime((now_ns if stamp_ns is None else stamp_ns) / 1e9))
     return f"{day}-{now_ns % 10**9:09d}-{os.urandom(3).hex()}"
+
+
+def require_writable(folder: str | Path) -> None:
+    """Raise SceneNotStored when a folder cannot be written to, or made where it is to be; asked before long work.
+
+    Nothing is made.
+    """
+    folder = Path(folder).expanduser().absolute()
+    try:
+        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
+            pass
+    except OSError as error:
+        raise SceneNotStored(f"cannot write to {folder}: {_reason(error, folder)}") from error
 
 
 def write_scene(
@@ -172,6 +186,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             raise InvalidInput(f"{folder} has format {meta['format']}, this version reads {FORMAT}: write it again")
     except InvalidInput:
         raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InvalidInput(
+            f"{folder} is not a readable scene, it has no scene.json: give a folder that `scenegen generate` or the node "
+            "wrote"
+        ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
     return meta

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from scenegen.scene import InvalidInput
 from scenegen.weights import find_weights
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run(args: argparse.Namespace) -> int:
     from scenegen.generator.checkpoints.inspection import inspect
 
+    if args.assets < 1 or args.views < 1:
+        raise InvalidInput(f"--assets {args.assets}, --views {args.views}: both must be 1 or more")
     folder = find_weights(args.weights)
     parts = inspect(folder)
     print("\n".join([str(folder), *report(parts, args.assets, args.views)]))

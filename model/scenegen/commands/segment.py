@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from scenegen.files import require_writable
 from scenegen.images import read_image
 from scenegen.prompts import PromptedView, with_prompts
 from scenegen.scene import InvalidInput, View
@@ -37,6 +38,7 @@ def _run(args: argparse.Namespace) -> int:
     views = prompted_views(args.images, args.prompts)
     if any(i > np.iinfo(np.uint16).max for view in views for i in view.instance_ids):
         raise InvalidInput(f"{args.prompts} has an id above 65535, which a PNG of masks cannot hold: number from 1")
+    require_writable(args.out)
     from scenegen.segmentation import Segmenter
 
     segmented = Segmenter.from_pretrained(args.segmenter, device=args.device).segment(views)

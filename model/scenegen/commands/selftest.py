@@ -39,9 +39,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Register the command."""
     p = commands.add_parser("selftest", help="run one scene at the published size with random weights")
     p.add_argument("--full-size", action="store_true", required=True, help="about 7 GB of disk, 16 GB of memory")
-    p.add_argument("--assets", type=int, default=1)
+    p.add_argument("--assets", type=int, default=1, help="default: 1")
     p.add_argument("--steps", type=int, default=1, help="of both samplers (default: 1; published: 25)")
-    p.add_argument("--detail", choices=["coarse", "textured"], default="textured")
+    p.add_argument("--detail", choices=["coarse", "textured"], default="textured", help="default: textured")
     p.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0 ... (default: cpu)")
     p.add_argument("--memory", choices=["all", "low"], default="low")
     p.add_argument("--mode", choices=["exact", "fast"], default="exact")

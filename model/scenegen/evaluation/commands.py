@@ -15,6 +15,8 @@ from scenegen.evaluation.folders import FolderScores, draw_scene, evaluate_folde
 from scenegen.evaluation.images import Judge, Picture
 from scenegen.evaluation.pictures import best_median_worst, draw_normalised, write_contact_sheet
 from scenegen.evaluation.reports import image_table, table, write_csv, write_json
+from scenegen.files import require_writable
+from scenegen.scene import InvalidInput
 
 _BESIDE = "also writes the figures per scene (.csv) and a contact sheet (.png) beside it"
 
@@ -58,9 +60,7 @@ def add_parser(
         help="views of each scene; several numbers compare what so many of the same views bring, without baselines",
     )
     benchmark.add_argument("--json", type=Path, metavar="F", help=f"write the figures to F; {_BESIDE}")
-    benchmark.set_defaults(
-        run=lambda args: benchmark_command(args, load_generator(args.weights, args.device), _judge(args, load_judge))
-    )
+    benchmark.set_defaults(run=lambda args: _benchmark(args, load_generator, load_judge))
     for command in (evaluate, benchmark):
         command.add_argument("--device", default="cpu")
         command.add_argument(
@@ -72,8 +72,20 @@ def add_parser(
         )
 
 
+def _benchmark(
+    args: argparse.Namespace,
+    load_generator: Callable[[str, str], Generator],
+    load_judge: Callable[[Path, str], Judge],
+) -> int:
+    if min(args.scenes, *args.views) < 1 or args.seed < 0:
+        raise InvalidInput("--scenes and --views must be 1 or more, --seed 0 or more")
+    _require_writable(args.json)
+    return benchmark_command(args, load_generator(args.weights, args.device), _judge(args, load_judge))
+
+
 def evaluate_command(args: argparse.Namespace, judge: Judge | None) -> int:
     """Run `scenegen evaluate`: 0 when at least one scene has a score."""
+    _require_writable(args.json)
     results: dict[str, FolderScores] = {}
     stems = scene_stems(args.truth)
     with tqdm(total=len(stems) * len(args.generated), unit="scene") as progress:
@@ -148,6 +160,11 @@ def _compare_views(args: argparse.Namespace, model: Generator) -> int:
     if args.json:
         write_json(args.json, {"weights": str(args.weights), "seed": args.seed, "by_views": rows})
     return 0 if any(row["scenes"] for row in rows.values()) else 1
+
+
+def _require_writable(json: Path | None) -> None:
+    if json is not None:
+        require_writable(json.parent)
 
 
 def _judge(args: argparse.Namespace, load_judge: Callable[[Path, str], Judge]) -> Judge | None:

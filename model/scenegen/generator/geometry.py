@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scenegen.generator.checkpoints import find_encoder, load_pipeline, open_vggt
 from scenegen.generator.conditioning import image_tensor
+from scenegen.generator.devices import require_device
 from scenegen.generator.encoders.vggt_cameras import VGGT, Geometry
 from scenegen.generator.preprocessing import geometry_frame, geometry_image
 from scenegen.scene import Floats, InvalidInput, View
@@ -47,8 +48,12 @@ class EstimatedViews:
 
 
 def load_estimator(weights: str | Path, device: str = "cpu") -> VGGT:
-    """VGGT with its heads from a checkpoint (as `find_weights` takes). Raises InvalidInput when it has no heads."""
+    """VGGT with its heads from a checkpoint (as `find_weights` takes).
+
+    Raises InvalidInput when it has no heads, or the device cannot be used.
+    """
     folder = find_weights(weights)
+    require_device(device)
     name = load_pipeline(folder).get("vggt_model")
     if not isinstance(name, str):
         raise InvalidInput(f"{folder / 'pipeline.json'} has no vggt_model: give its path relative to the folder")

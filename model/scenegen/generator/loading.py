@@ -27,6 +27,7 @@ from scenegen.generator.checkpoints import (
 )
 from scenegen.generator.checkpoints.stored import Model, Stored
 from scenegen.generator.conditioning import Conditioner, MultiView
+from scenegen.generator.devices import require_device
 from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.latents.gaussian_decoder import SLatGaussianDecoder
 from scenegen.generator.latents.mesh_decoder import SLatMeshDecoder
@@ -75,6 +76,7 @@ class Parts:
 def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"], mode: Mode) -> Parts:
     """Load a checkpoint; arguments and errors are those of `SceneGen.from_pretrained`."""
     folder = find_weights(folder)
+    require_device(device)
     args = load_pipeline(folder)
     multiview = args.get("multiview", "published")
     if multiview not in ("published", "joint"):

@@ -69,7 +69,7 @@ class SceneGen:
         slat_sampler, slat_normalization, image_cond_model and vggt_model (as `find_encoder` takes), multiview
         ("published", the default, or "joint"). memory: with "low", each model has its weights only while it works.
         mode: "fast" samples in fewer steps, as the samplers' own entries `fast` say or by the rule of docs/speed.md.
-        Raises InvalidInput naming the file and what is wrong with it.
+        Raises InvalidInput naming the file and what is wrong with it, or the device that cannot be used.
         """
         return cls(load_parts(folder, device, memory, mode))
 

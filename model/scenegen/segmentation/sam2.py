@@ -20,6 +20,7 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceCache, Sam2VideoInferenceSession
 from transformers.utils import logging
 
+from scenegen.generator.devices import require_device
 from scenegen.generator.encoders.vit import ImageNorm
 from scenegen.prompts import Prompt, PromptedView
 from scenegen.scene import Cancelled, InvalidInput, Progress, View
@@ -43,8 +44,9 @@ class Segmenter:
     def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> Segmenter:
         """Load a transformers folder of the SAM 2 video model: config.json and model.safetensors.
 
-        InvalidInput when the folder is none, or a tensor is missing or has another shape.
+        InvalidInput when the folder is none, a tensor is missing or has another shape, or the device cannot be used.
         """
+        require_device(device)
         remedy = "give a folder with config.json and model.safetensors of a SAM 2 video model (docs/segmentation.md)"
         if not (Path(folder) / "config.json").is_file():
             raise InvalidInput(f"{folder} has no config.json: {remedy}")

@@ -241,7 +241,9 @@ class Worker:
             segmenter = self._load_segmenter() if self._load_segmenter is not None else None
             models = Models(self._generator, segmenter)
         except Exception as error:  # a server that says why it cannot work is worth more than one that is gone
-            logger.exception("the model could not be loaded")
+            logger.error(
+                "the model could not be loaded: %s", error, exc_info=None if isinstance(error, InvalidInput) else error
+            )
             self.detail, self.state = f"the model could not be loaded: {error}", "failed"
             return
         self.detail, self.state = "the model is loaded", "ready"

@@ -29,10 +29,12 @@ def synthesize(seed: int, scenes: int, out: str | Path, *, depth_noise: bool = F
     Each holds image.png, masks.png (16-bit instance ids, 0 is background), depth.png (16-bit millimetres, 0 is no
     reading), camera.json (width, height, intrinsics 3x3 in pixels, T_world_camera 4x4), truth.glb (the objects in the
     world) and truth.json (pose, size, symmetry and placement of every object). The same seed writes the same files;
-    files of the same name are replaced. InvalidInput when scenes is not positive.
+    files of the same name are replaced. InvalidInput when scenes is not positive, or seed negative.
     """
     if scenes < 1:
         raise InvalidInput(f"{scenes} scenes cannot be written: ask for at least 1")
+    if seed < 0:
+        raise InvalidInput(f"seed {seed} cannot be used: give 0 or more")
     folders = []
     for number in range(scenes):
         scene_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
