@@ -74,7 +74,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "place_scene", fast_place)
 
 
-def spin_until(executor: Executor, done: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+def spin_until(executor: Executor, done: Callable[[], object], what: str, timeout_s: float = 250.0) -> None:
     """Spins until done() is true. Fails the test, naming what it waited for, after timeout_s seconds."""
     deadline = time.monotonic() + timeout_s
     while not done():
