@@ -188,8 +188,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidInput(
-            f"{folder} is not a readable scene, it has no scene.json: give a folder that `scenegen generate` or the node "
-            "wrote"
+            f"{folder} is not a readable scene (no scene.json): give one that `scenegen generate` or the node wrote"
         ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
