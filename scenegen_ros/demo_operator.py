@@ -29,10 +29,10 @@ from scenegen_ros.diagnostics import Level
 from scenegen_ros.msg import Scene
 from scenegen_ros.qos import LATCHED
 
-START_S = 120.0
-READY_S = 120.0
-GENERATE_S = 180.0
-_ANSWER_S = 60.0
+START_S = 300.0
+READY_S = 300.0
+GENERATE_S = 500.0
+_ANSWER_S = 120.0
 _REPEAT_S = 5.0
 
 _Said = tuple[int, str, dict[str, str]]

@@ -51,7 +51,7 @@ def test_golden_case(name: str) -> None:
     outputs = BUILDERS[config["kind"]](**config["args"])(**inputs)
     for key, expected in tensors.items():
         if key.startswith("out."):
-            tolerance = 0 if key == "out.faces" else 2e-7
+            tolerance = 0 if key == "out.faces" else 2e-6  # a few roundings; 2e-7 is what one processor comes to
             torch.testing.assert_close(outputs[key[4:]], expected, atol=tolerance, rtol=0, msg=lambda m, k=key: k + m)
 
 
