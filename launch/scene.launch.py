@@ -69,6 +69,18 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("device", default_value="cpu", description="Device of the server on board: cpu, cuda, ..."),
     DeclareLaunchArgument(
+        "memory",
+        default_value="all",
+        choices=["all", "low"],
+        description="With low, the server on board holds each model in memory only while it works.",
+    ),
+    DeclareLaunchArgument(
+        "mode",
+        default_value="exact",
+        choices=["exact", "fast"],
+        description="With fast, the server on board samples in fewer steps.",
+    ),
+    DeclareLaunchArgument(
         "params_file",
         default_value=str(SHARE / "config" / "scenegen.yaml"),
         description="Parameters of the node. What is given here goes before it; server and use_sim_time always do.",
@@ -106,11 +118,13 @@ def transport_profile() -> list[LaunchDescriptionEntity]:
     return [SetEnvironmentVariable(name, str(SHARE / "config" / "fastdds.xml")) for name in PROFILE_VARIABLES]
 
 
-def server_on_board(socket: str, weights: str, segmenter: str, device: str) -> ExecuteProcess:
+def server_on_board(socket: str, weights: str, device: str, segmenter: str, memory: str, mode: str) -> ExecuteProcess:
     """The generation server on a unix socket; started again when it dies, since the node outlives it."""
     scenegen = Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "scenegen"
     return ExecuteProcess(
         cmd=[str(scenegen), "serve", "--unix", socket, "--weights", weights, "--device", device]
+        + (["--memory", memory] if memory != "all" else [])
+        + (["--mode", mode] if mode != "exact" else [])
         + (["--segmenter", str(Path(segmenter).expanduser())] if segmenter else []),
         name="scenegen_server",
         output="screen",
@@ -147,7 +161,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # A folder of our own: only this user can reach the socket, and no other launch has it.
         socket = str(Path(tempfile.mkdtemp(prefix="scenegen_")) / "server.sock")
         server = f"unix:{socket}"
-        entities.append(server_on_board(socket, value["weights"], value["segmenter"], value["device"]))
+        on_board = (value[name] for name in ("weights", "device", "segmenter", "memory", "mode"))
+        entities.append(server_on_board(socket, *on_board))
 
     if value["simulate"] == "true":
         camera = Node(

@@ -10,10 +10,10 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from math import inf, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from scenegen.placement import sizes_by_label
 from scenegen.scene import DETAILS, Detail, InvalidInput
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Parameters:
     @property
     def known_sizes(self) -> dict[str, float]:
         """Metres by label."""
-        return known_sizes(self.known_size)
+        return sizes_by_label(self.known_size)
 
 
 def check(values: Mapping[str, object]) -> None:
@@ -166,24 +166,7 @@ def check(values: Mapping[str, object]) -> None:
         choices = row.metadata["choices"]
         if choices and row.name in values and values[row.name] not in choices:
             raise InvalidInput(f"parameter {row.name} is '{values[row.name]}', it must be one of: {', '.join(choices)}")
-    known_sizes(cast(Sequence[str], values.get("known_size", ())))
-
-
-def known_sizes(entries: Sequence[str]) -> dict[str, float]:
-    """Metres by label from entries as 'mug=0.095'; empty ones say nothing. InvalidInput on anything else."""
-    sizes = {}
-    for entry in filter(None, entries):
-        label, _, metres = (word.strip() for word in entry.rpartition("="))
-        try:
-            sizes[label] = float(metres)
-        except ValueError:
-            sizes[label] = nan
-        if not label or not 0 < sizes[label] < inf:
-            raise InvalidInput(
-                f"parameter known_size has '{entry}': each entry is a label and its largest extent in metres, "
-                "for example 'mug=0.095'"
-            )
-    return sizes
+    sizes_by_label(cast(Sequence[str], values.get("known_size", ())))
 
 
 def declare(node: Node) -> None:

@@ -118,6 +118,7 @@ def test_generate_takes_the_detail_that_is_asked_for(inputs: list[str], tmp_path
         (lambda a, t: [*a, "--depth", a[0]], 2, "not a 16-bit"),
         (lambda a, t: [*a, "--weights", str(t)], 2, "pipeline.json"),
         (lambda a, t: [*a, "--ids", "3", "77"], 2, "77"),
+        (lambda a, t: [*a, "--known-size", "object_3"], 2, "mug=0.095"),
         (lambda a, t: [*a, "--device", "cuda:99"], 2, "device 'cuda:99' cannot be used"),
         (lambda a, t: [*a, "--device", "gpu"], 2, "device 'gpu' cannot be used"),
         (lambda a, t: [*a, "--server", f"unix:{t / 'none.sock'}"], 1, "no generation server answers"),
@@ -140,6 +141,17 @@ def test_what_goes_wrong_is_said_in_one_line(  # noqa: ANN001
     assert captured.err.splitlines()[-1].startswith("scenegen: ") and message in captured.err
     assert "Traceback" not in captured.err and not captured.out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_known_size_gives_metres_without_depth(
+    inputs: list[str], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--known-size", "object_3=0.32", "cup=0.1"]
+    assert cli.main(["generate", *inputs, "--weights", str(weights), *sizes, "--out", str(tmp_path)]) == 0
+    _, placed, meta = read_scene(list_scenes(tmp_path)[0])
+    assert placed is not None and meta["metric"] and all(o.metric for o in placed)
+    assert max(next(o for o in placed if o.id == 3).size_m) == pytest.approx(0.32)
+    assert "no object is called cup" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(

@@ -14,9 +14,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from scenegen import cli
+
 ARGUMENTS = {
     "image", "masks", "detections_2d", "depth", "points", "camera_info", "server", "token_file", "ca_file", "weights",
-    "segmenter", "device", "params_file", "viewer", "rviz", "simulate", "bag", "use_sim_time",
+    "segmenter", "device", "memory", "mode", "params_file", "viewer", "rviz", "simulate", "bag", "use_sim_time",
 }  # fmt: skip
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 MODULES = {
@@ -96,6 +98,13 @@ def test_without_a_server_one_is_started_where_the_node_looks_for_it(start: Call
     assert command[-4:] == ["--weights", "/weights", "--device", "cuda"]
     assert only(entities, "LifecycleNode").kwargs["parameters"][1]["server"] == f"unix:{socket}"
     assert os.stat(Path(socket).parent).st_mode & 0o077 == 0
+
+
+def test_a_small_gpu_and_fast_sampling_reach_the_server_on_board(start: Callable[..., list[Any]]) -> None:
+    command = only(start(memory="low", mode="fast"), "ExecuteProcess").kwargs["cmd"]
+    assert command[-4:] == ["--memory", "low", "--mode", "fast"]
+    args = cli._parser().parse_args(command[1:])
+    assert (args.memory, args.mode) == ("low", "fast")
 
 
 def test_a_segmenter_makes_the_node_listen_to_boxes(start: Callable[..., list[Any]]) -> None:

@@ -56,7 +56,7 @@ def test_known_sizes_are_metres_by_label(ros_context: rclpy.Context) -> None:
 
 @pytest.mark.parametrize("entry", ["mug", "mug=", "mug=9cm", "mug=-0.1", "mug=nan", "mug=inf", "=0.1"])
 def test_a_size_that_is_none_is_named(entry: str) -> None:
-    with pytest.raises(InvalidInput, match=f"known_size has '{entry}'.*mug=0.095"):
+    with pytest.raises(InvalidInput, match=f"known_size '{entry}'.*mug=0.095"):
         Parameters(known_size=("can=0.12", entry))
     with pytest.raises(InvalidInput, match="known_size"):
         parameters.check({"known_size": [entry]})

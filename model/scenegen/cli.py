@@ -30,7 +30,7 @@ from scenegen.evaluation.commands import add_parser as add_evaluation
 from scenegen.evaluation.images import Judge
 from scenegen.files import SceneNotStored, new_scene_id, require_writable, write_scene
 from scenegen.images import load_views
-from scenegen.placement import in_query_units, place_scene
+from scenegen.placement import by_known_sizes, in_query_units, place_scene, sizes_by_label
 from scenegen.scene import DETAILS, InvalidInput, PlacedObject, Progress, Scene, View
 from scenegen.synthetic import synthesize
 from scenegen.training.ablation_cli import add_parser as add_ablation
@@ -101,6 +101,13 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     p.add_argument(
         "--geometry", choices=["vggt"], help="estimate depth and cameras that are not given, from the images"
     )
+    p.add_argument(
+        "--known-size",
+        nargs="+",
+        default=(),
+        metavar="LABEL=METRES",
+        help="largest extent of an object, as object_3=0.32: metres where neither depth nor cameras give them",
+    )
     p.add_argument("--ids", nargs="+", type=int, help="instance ids to generate (default: all in the first image)")
     p.add_argument("--seed", type=int, default=42, help="of the sampler's noise (default: 42)")
     p.add_argument("--detail", choices=DETAILS, default="textured", help="default: textured, if the weights can")
@@ -160,11 +167,15 @@ def _load_judge(folder: Path, device: str) -> Judge:
 
 def _generate(args: argparse.Namespace) -> int:
     views = load_views(args.images, args.masks, args.depth, args.camera)
+    sizes = sizes_by_label(args.known_size)
     require_writable(args.out)
     measured, known_unit = _with_geometry(args, views)
     scene = _generate_scene(args, views)
-    placed = place_scene(scene, measured)
-    placed = placed if known_unit else in_query_units(placed, scene.query)
+    if unknown := set(sizes) - {asset.label for asset in scene.assets}:
+        print(f"scenegen: no object is called {', '.join(sorted(unknown))}: that size says nothing", file=sys.stderr)
+    placed = place_scene(scene, measured, known_sizes=sizes)
+    if not known_unit:
+        placed = by_known_sizes(in_query_units(placed, scene.query), sizes)
     frame_id = "world" if views[0].T_world_camera is not None and all(o.metric for o in placed) else "camera"
     folder = write_scene(args.out, scene, placed, scene_id=new_scene_id(), views=views, frame_id=frame_id)
     document_scene(folder, measured, placed)

@@ -5,12 +5,32 @@ Knows nothing about where such depth comes from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from scenegen.scene import PlacedObject
+from scenegen.scene import InvalidInput, PlacedObject
+
+
+def sizes_by_label(entries: Sequence[str]) -> dict[str, float]:
+    """Known sizes from entries as 'mug=0.095': the label of an asset and its largest extent in metres.
+
+    Empty entries say nothing. InvalidInput on anything else.
+    """
+    sizes = {}
+    for entry in filter(None, entries):
+        label, _, metres = (word.strip() for word in entry.rpartition("="))
+        try:
+            sizes[label] = float(metres)
+        except ValueError:
+            sizes[label] = math.nan
+        if not label or not 0 < sizes[label] < math.inf:
+            raise InvalidInput(
+                f"known_size '{entry}' must be a label and its largest extent in metres, for example 'mug=0.095'"
+            )
+    return sizes
 
 
 def in_query_units(placed: Sequence[PlacedObject], query: int) -> tuple[PlacedObject, ...]:
