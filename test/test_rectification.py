@@ -108,7 +108,7 @@ def test_a_rectified_view_is_what_the_rectified_camera_sees(model: str, turned_d
         assert not within_a_pixel(raw.masks == i, true.masks == i, seen), "the lens does something"
         core = ndimage.binary_erosion((view.masks == i) & (true.masks == i), iterations=3)
         off = np.abs(view.depth_m - true.depth_m)[core]
-        assert np.median(off) < 2.5e-3, (model, i)  # the nearest pixel of a slope is that far off
+        assert np.median(off) < 4e-3, (model, i)  # the nearest pixel of a slope is that far off
     off, before = (np.abs(v.image.astype(int) - true.image)[seen] for v in (view, raw))
     assert np.median(off) <= 2 and off.mean() < 0.5 * before.mean()
 
