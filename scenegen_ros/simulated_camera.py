@@ -26,7 +26,7 @@ from scenegen.scene import Floats, InvalidInput, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render
 from scenegen_ros.conversions import camera_info_message, image_message, transform_message
 from scenegen_ros.qos import TF
-from scenegen_ros.small_nodes import fixed_parameter, run
+from scenegen_ros.small_nodes import fixed_parameter, positive_parameter, run
 
 if TYPE_CHECKING:
     from scenegen_ros.replay import BagPlayer
@@ -86,18 +86,18 @@ class SimulatedCamera(Node):
     """Publishes image, masks, depth, camera_info and /tf over and over, at rate_hz."""
 
     def __init__(self, **kwargs: Any) -> None:
-        """kwargs: as rclpy.node.Node takes them. InvalidInput when the folder cannot be played."""
+        """kwargs: as rclpy.node.Node takes them. InvalidInput when the folder cannot be played, or a number is none."""
         super().__init__("simulated_camera", **kwargs)
-        parameter = partial(fixed_parameter, self)
+        parameter, positive = partial(fixed_parameter, self), partial(positive_parameter, self)
         self._folder: str = parameter("folder", "", "Recorded folder to play (image*, masks*, ...). Empty: synthetic.")
         self._seed: int = parameter("seed", 1, "Synthetic scene.")
-        self._views: int = parameter("views", 36, "Views on the synthetic orbit.")
+        self._views: int = positive("views", 36, "Views on the synthetic orbit.")
         self._size: tuple[int, int] = (
-            parameter("height", 480, "Rows of a synthetic image."),
-            parameter("width", 640, "Columns of a synthetic image."),
+            positive("height", 480, "Rows of a synthetic image."),
+            positive("width", 640, "Columns of a synthetic image."),
         )
         self._noise: bool = parameter("depth_noise", False, "Give synthetic depth a depth camera's errors.")
-        rate_hz: float = parameter("rate_hz", 10.0, "Frames per second, but of a bag.")
+        rate_hz: float = positive("rate_hz", 10.0, "Frames per second, but of a bag.")
         bag: str = parameter("bag", "", "Bag to play: a rosbag2 folder, or an .mcap or .db3 file.")
         rate: float = parameter("rate", 1.0, "Pace of a bag; 2 is twice as fast as it was recorded.")
         loop: bool = parameter("loop", False, "Begin a bag anew at its end.")
@@ -166,7 +166,7 @@ class SimulatedCamera(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the camera until it is interrupted; 1 when the folder cannot be played."""
+    """Runs the camera until it is interrupted; 1 when the folder cannot be played, or a parameter be used."""
     return run("simulated_camera", SimulatedCamera, args)
 
 

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.utilities import try_shutdown
 
 from scenegen.scene import InvalidInput
 
+Number = TypeVar("Number", int, float)
+
 
 def fixed_parameter(node: Node, name: str, default: object, description: str) -> Any:
     """Declares a read-only parameter and returns its value."""
     descriptor = ParameterDescriptor(description=description, read_only=True)
     return node.declare_parameter(name, default, descriptor).value
+
+
+def positive_parameter(node: Node, name: str, default: Number, description: str) -> Number:
+    """The same for a number. InvalidInput when it is not above zero."""
+    value: Number = fixed_parameter(node, name, default, description)
+    if not value > 0:
+        raise InvalidInput(f"parameter {name} is {value}: it must be above zero")
+    return value
 
 
 def run(name: str, make: Callable[[], Node], args: list[str] | None) -> int:
@@ -28,7 +39,7 @@ def run(name: str, make: Callable[[], Node], args: list[str] | None) -> int:
         rclpy.spin(make())
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except InvalidInput as error:
+    except (InvalidInput, ParameterException) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     finally:

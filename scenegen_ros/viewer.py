@@ -33,7 +33,7 @@ from scenegen_ros.conversions import (
 )
 from scenegen_ros.msg import Scene, SceneObject
 from scenegen_ros.qos import LATCHED, TF, TF_STATIC, sensor
-from scenegen_ros.small_nodes import fixed_parameter, run
+from scenegen_ros.small_nodes import fixed_parameter, positive_parameter, run
 from scenegen_ros.transforms import TransformBuffer, TransformError
 from scenegen_ros.view_choice import motion
 
@@ -50,7 +50,7 @@ class ViewerNode(Node):
         parameter = partial(fixed_parameter, self)
         host: str = parameter("host", "127.0.0.1", "Address to serve on; 0.0.0.0 lets the whole network look.")
         port: int = parameter("port", 8080, "Port to serve on; the next free one is taken when it is in use.")
-        rate_hz: float = parameter("rate_hz", 2.0, "How often the camera's picture is renewed.")
+        rate_hz: float = positive_parameter(self, "rate_hz", 2.0, "How often the camera's picture is renewed.")
         self._fixed_frame: str = parameter("fixed_frame", "map", "Frame in which cameras are drawn, as the node's.")
         self._apart_m: float = parameter("min_translation_m", 0.1, "A picture stays when the camera moved this far")
         self._apart_deg: float = parameter("min_rotation_deg", 10.0, "or turned this much.")

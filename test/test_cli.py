@@ -237,6 +237,13 @@ def test_the_launch_file_starts_the_server_with_arguments_it_knows() -> None:
     assert (parsed.unix, parsed.weights, parsed.device) == ("x", "x", "x")
 
 
+def test_the_readme_names_every_command() -> None:
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    named = {name.split()[0] for line in lines for name in re.findall(r"`([^`]+)`", line.split(" | ")[0])}
+    [commands] = cli._parser()._subparsers._group_actions  # type: ignore[union-attr]
+    assert set(commands.choices or ()) <= named
+
+
 def test_synthesize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesize", "--seed", "4", "--scenes", "1", "--out", str(tmp_path)]) == 0
     folder = Path(capsys.readouterr().out.strip())

@@ -85,6 +85,8 @@ def test_arguments_are_described_and_files_they_name_exist(launch_file: dict[str
     declared = {argument.name: argument.kwargs for argument in launch_file["ARGUMENTS"]}
     assert set(declared) == ARGUMENTS
     assert all(kwargs["description"] and isinstance(kwargs["default_value"], str) for kwargs in declared.values())
+    readme = (ROOT / "README.md").read_text()
+    assert not [name for name in declared if f"\n| `{name}` | " not in readme]
     assert Path(declared["params_file"]["default_value"]).is_file()
     [description] = launch_file["generate_launch_description"]().args
     assert is_a(description[-1], "OpaqueFunction")

@@ -118,6 +118,15 @@ def test_a_folder_that_cannot_be_played_is_refused(
     assert f"{tmp_path} has no image" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["rate_hz:=0.0", "rate_hz:=5", "views:=0", "width:=-1"])
+def test_a_parameter_that_cannot_be_used_is_named(
+    ros_domain: int, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    assert main(["--ros-args", "-p", value]) == 1
+    said = capsys.readouterr().err
+    assert value.partition(":")[0] in said and "Traceback" not in said
+
+
 class TruthGenerator(StubGenerator):
     """Answers with the true assets and placements, so that everything but the network is real."""
 
