@@ -12,6 +12,7 @@ import trimesh
 from conformance_meshing import BUILDERS
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from skimage.measure import marching_cubes
 
 from scenegen.generator.meshing.edges import keep_faces
 from scenegen.generator.meshing.finish import FEWEST_FACES, finish_mesh
@@ -20,6 +21,7 @@ from scenegen.generator.meshing.gate import UnusableMesh, check_shape
 from scenegen.generator.meshing.hidden_faces import hidden_faces
 from scenegen.generator.meshing.holes import boundary_loops, fill_holes
 from scenegen.generator.meshing.simplify import simplify
+from scenegen.generator.meshing.smoothing import without_stairs
 from scenegen.generator.meshing.unwrap import UnwrappedMesh, unwrap
 from scenegen.generator.meshing.visibility import eyes, visibility
 
@@ -137,6 +139,49 @@ def test_simplified_is_the_same_shape() -> None:
     assert len(mesh.faces) == pytest.approx(2000, abs=2) and mesh.is_watertight
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.01)
     assert simplify(vertices, faces, len(faces))[1] is faces
+
+
+def stairs_of(inside: NDArray[np.bool_]) -> Mesh:
+    """The surface of cubic voxels bool [R, R, R] in the unit box, as sharp as they are."""
+    vertices, faces, _, _ = marching_cubes(np.pad(inside, 1).astype(np.float32), 0.5, gradient_direction="ascent")
+    return (vertices - 0.5) / len(inside) - 0.5, faces.astype(np.int64)
+
+
+def test_stairs_of_a_cone_melt_and_its_flat_top_and_place_stay() -> None:
+    x, y, z = np.stack(np.meshgrid(*[(np.arange(32) + 0.5) / 32 - 0.5] * 3, indexing="ij"))
+    vertices, faces = stairs_of((np.hypot(x, y) < 0.25 - 0.3 * z) & (np.abs(z) < 0.4))
+    smooth = without_stairs(vertices, faces, 1 / 32)
+    assert np.abs(smooth - vertices).max() < 0.5 / 32
+    up = np.array([1.0, 1.0, 0.3]) / np.hypot(1, 0.3)
+
+    def off(points: NDArray[np.floating]) -> float:
+        """Mean angle of the normals to the cone's, degrees, away from its ends."""
+        mesh = trimesh.Trimesh(points, faces, process=False)
+        middles = mesh.triangles_center
+        side = np.abs(middles[:, 2]) < 0.3
+        outwards = middles[side] * [1, 1, 0]
+        outwards /= np.linalg.norm(outwards, axis=1)[:, None]
+        normals = outwards * up[0] + [0, 0, up[2]]
+        cosine = (mesh.face_normals[side] * normals).sum(axis=1).clip(-1, 1)
+        return float(np.average(np.degrees(np.arccos(cosine)), weights=mesh.area_faces[side]))
+
+    assert off(smooth) < 0.5 * off(vertices)
+    before, after = (trimesh.Trimesh(points, faces, process=False) for points in (vertices, smooth))
+    assert after.volume == pytest.approx(before.volume, rel=0.1)
+    middles = after.triangles_center
+    top = after.face_normals[(middles[:, 2] > 0.3) & (np.hypot(*middles[:, :2].T) < 2 / 32)]
+    assert len(top) and top[:, 2].mean() > 0.9
+
+
+def test_thin_parts_stay_when_stairs_melt() -> None:
+    inside = np.zeros((32, 32, 32), dtype=bool)
+    inside[15:17, 15:17, 4:28] = True
+    vertices, faces = stairs_of(inside)
+    before, after = (
+        trimesh.Trimesh(points, faces, process=False) for points in (vertices, without_stairs(vertices, faces, 1 / 32))
+    )
+    assert after.volume > 0.5 * before.volume
+    assert np.abs(after.bounds - before.bounds).max() < 0.5 / 32
 
 
 def covered(mesh: UnwrappedMesh, size: int = 512) -> NDArray[np.int32]:

@@ -242,7 +242,7 @@ def test_latents_on_the_surface_of_a_solid_correct_its_own_distances(
         radius.append(distances.mean())
         assert distances.min() > 0.7 * radius[-1], "nothing within"
     assert 1.2 / 8 < radius[0] < 2.2 / 8, "the structure's own ball"
-    assert radius[0] - radius[1] == pytest.approx(0.1 / 8, abs=0.05 / 8)
+    assert 0.05 / 8 < radius[0] - radius[1] < 0.4 / 8, "in, and smoothed after, which so small a ball feels"
 
     save_pipeline(solid, LATENT_PIPELINE | {"latent_voxels": "everywhere"})
     with pytest.raises(InvalidInput, match="latent_voxels 'everywhere' must be"):

@@ -12,9 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import trimesh
 
 from scenegen.generator.meshing.finish import finish_mesh
+from scenegen.generator.meshing.smoothing import without_stairs
 from scenegen.generator.texture.ways import textured_mesh
 from scenegen.generator.work import Work
 from scenegen.generator.workers import Workers
@@ -36,13 +38,20 @@ def ready() -> None:
     """Nothing: what this module needs is loaded by the time a process can call it."""
 
 
-def finish(mesh: ExtractedMesh, gaussians: Gaussians | None, box: Floats, texture_size: int) -> trimesh.Trimesh:
+def finish(
+    mesh: ExtractedMesh, gaussians: Gaussians | None, box: Floats, texture_size: int, stairs: float = 0.0
+) -> trimesh.Trimesh:
     """The textured mesh of an extracted one: z-up, in the same unit box.
 
-    gaussians: of the same asset, for a mesh without colours. box: [2, 3], where its occupancy lies. UnusableMesh when
-    it came out damaged.
+    gaussians: of the same asset, for a mesh without colours. box: [2, 3], where its occupancy lies. stairs: edge of the
+    voxels whose stairs are to be smoothed; 0 leaves the mesh as it is. UnusableMesh when it came out damaged.
     """
-    textured = textured_mesh(finish_mesh(mesh, box), mesh, gaussians, size=texture_size)
+    unwrapped = finish_mesh(mesh, box)
+    textured = textured_mesh(unwrapped, mesh, gaussians, size=texture_size)
+    if stairs:  # last: colours were decoded where the surface was extracted
+        whole = np.zeros((unwrapped.source.max() + 1, 3))
+        whole[unwrapped.source] = unwrapped.vertices
+        textured.vertices = without_stairs(whole, unwrapped.source[unwrapped.faces], stairs)[unwrapped.source]
     textured.vertices = textured.vertices.clip(-0.5, 0.5)  # simplification may step over the border of the box
     pack_texture(textured)  # here, beside the model, rather than when it is sent
     return textured
@@ -76,7 +85,12 @@ class Finishing:
             self._workers.stop()
 
     def begin(
-        self, coarse: Asset, extract: Callable[[], ExtractedMesh], gaussians: Gaussians | None, box: Floats
+        self,
+        coarse: Asset,
+        extract: Callable[[], ExtractedMesh],
+        gaussians: Gaussians | None,
+        box: Floats,
+        stairs: float = 0.0,
     ) -> None:
         """Start to finish the mesh that is to replace a coarse asset's; the other arguments are those of `finish`.
 
@@ -87,7 +101,7 @@ class Finishing:
             self._work.check()
             wait([self._extraction], _POLL_S)
         self._extraction = self._extractor.submit(extract)
-        future = self._workers.submit(finish, self._extraction, gaussians, box, TEXTURE_SIZE)
+        future = self._workers.submit(finish, self._extraction, gaussians, box, TEXTURE_SIZE, stairs)
         self._pending[future] = coarse
         self._begun += 1
         self._work.done(self._done)

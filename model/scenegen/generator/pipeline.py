@@ -240,7 +240,8 @@ class SceneGen:
                 if latents.gaussian_decoder is not None:
                     gaussians = latents.gaussian_decoder.decode(part, own)[0].cpu()
                 box = occupied_box(own.coords, latents.flow.resolution)
-                finishing.begin(asset, partial(extract, completed(fields, stand)), gaussians, box)
+                stairs = 1 / latents.flow.resolution if latents.on_surface else 0.0
+                finishing.begin(asset, partial(extract, completed(fields, stand)), gaussians, box, stairs)
             return finishing.results()
 
 
