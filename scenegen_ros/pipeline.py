@@ -15,6 +15,7 @@ from rclpy.clock_type import ClockType
 from rclpy.lifecycle import LifecycleNode
 from rclpy.timer import Timer
 
+from scenegen.address import Address
 from scenegen.client import SceneClient
 from scenegen.scene import Floats, InvalidInput
 from scenegen_ros.diagnostics import Problems, Status, lacking_of
@@ -46,7 +47,7 @@ class Pipeline:
     def __init__(self, node: LifecycleNode, parameters: Parameters, problems: Problems) -> None:
         """problems: takes note of whatever goes wrong. InvalidInput when a parameter cannot be used."""
         self._node, self._parameters, self._problems = node, parameters, problems
-        address = parameters.server.replace("unix:~", f"unix:{Path.home()}", 1)
+        address = str(Address.parse(parameters.server))
         self._client = SceneClient(address, _token(parameters.token_file), ca_file=_path(parameters.ca_file))
         self._store = SceneStore(parameters.output_dir, parameters.keep_scenes, self._notice)
         self._planner = self._make_planner() if parameters.planning_scene else None

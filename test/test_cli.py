@@ -154,6 +154,20 @@ def test_a_known_size_gives_metres_without_depth(
     assert "no object is called cup" in capsys.readouterr().err
 
 
+def test_depth_of_a_camera_nobody_knows_is_said_to_give_no_scale(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth = ["--depth", str(Path(inputs[0]).parent / "depth.png")]
+    with running(StubGenerator(), tmp_path / "s") as address:
+        arguments = ["generate", *inputs, "--server", address, "--out", str(tmp_path)]
+        assert cli.main([*arguments, *depth, "--weights", "mine"]) == 0
+        error = capsys.readouterr().err
+        assert "not metric" in error and "add --camera" in error and "--weights" in error
+        assert cli.main(arguments) == 0
+        error = capsys.readouterr().err
+        assert "add --depth" in error and "--weights" not in error
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

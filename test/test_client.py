@@ -15,6 +15,7 @@ from serving import WAIT_S, StubGenerator, box, running, view, wait_until
 from test_server import start_server, wait_ready
 
 from scenegen import client as client_module
+from scenegen.address import Address
 from scenegen.client import (
     ConnectionLost,
     GenerationFailed,
@@ -118,6 +119,11 @@ def test_tls_and_token(certificate: tuple[Path, Path]) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_socket_may_lie_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/robot")
+    assert str(Address.parse("unix:~/.ros/scenegen.sock")) == "unix:/home/robot/.ros/scenegen.sock"
 
 
 @pytest.mark.parametrize("address", ["http://192.0.2.1:80", "ftp://localhost:1", "unix:", "https://localhost"])

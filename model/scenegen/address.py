@@ -6,6 +6,7 @@ Knows nothing about HTTP beyond the three forms `unix:/path`, `http://host:port`
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from dataclasses import dataclass
 from typing import Literal
@@ -28,9 +29,9 @@ class Address:
 
     @staticmethod
     def parse(text: str) -> Address:
-        """InvalidInput when the text is none of the three forms."""
+        """InvalidInput when the text is none of the three forms. A path may begin with ~."""
         if text.startswith("unix:"):
-            path = text.removeprefix("unix:")
+            path = os.path.expanduser(text.removeprefix("unix:"))
             if not path.startswith("/") or len(path.encode()) > _UNIX_PATH_LIMIT:
                 raise InvalidInput(
                     f"the socket path {path!r} must be absolute and at most {_UNIX_PATH_LIMIT} bytes long: "

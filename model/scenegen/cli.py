@@ -181,7 +181,19 @@ def _generate(args: argparse.Namespace) -> int:
     document_scene(folder, measured, placed)
     print("\n".join(table(placed, frame_id)))
     print(folder)
+    if not all(o.metric for o in placed):
+        print(f"scenegen: not metric: {_no_scale(measured)}", file=sys.stderr)
     return 0
+
+
+def _no_scale(views: Sequence[View]) -> str:
+    """Why nothing measured a length, and what would."""
+    deep = [view for view in views if view.depth_m is not None]
+    if not deep:
+        return "without depth only cameras that moved give a scale: add --depth and --camera, or --known-size"
+    if all(view.intrinsics is None for view in deep):
+        return "depth gives no scale without the camera's intrinsics: add --camera"
+    return "depth has hardly a reading on any object, or an unknown scale: add --known-size"
 
 
 def _with_geometry(args: argparse.Namespace, views: Sequence[View]) -> tuple[Sequence[View], bool]:
@@ -208,6 +220,11 @@ def _generate_scene(args: argparse.Namespace, views: Sequence[View]) -> Scene:
 
         asked: dict[str, Any] = {"seed": args.seed, "ids": args.ids, "detail": args.detail}
         if args.server:
+            if (args.weights, args.device, args.memory, args.mode) != ("tiny", "cpu", "all", "exact"):
+                print(
+                    "scenegen: --weights, --device, --memory and --mode are the server's own; these do not count",
+                    file=sys.stderr,
+                )
             client = SceneClient(args.server, _token(args.token_file), ca_file=args.ca_file)
             return client.generate(views, **asked, on_progress=on_progress)
 
