@@ -18,8 +18,8 @@ _NEIGHBOURS = 48
 _EDGE = 0.4
 """Difference of unit normals beyond which faces hardly heed each other: 23 degrees. Stairs melt away by and by."""
 _ROUNDS, _STEPS = 10, 30
-_FARTHEST = 0.4
-"""Voxels by which a vertex may move along an axis: a grid knows a surface to half of one, and thin parts stay."""
+_FARTHEST = 0.2
+"""Voxels by which a vertex may move along an axis: stairs are that high, and thin parts and edges stay what they are."""
 
 
 def without_stairs(vertices: Floats, faces: Ints, voxel: float) -> Floats:
