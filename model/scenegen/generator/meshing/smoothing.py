@@ -19,7 +19,7 @@ _EDGE = 0.4
 """Difference of unit normals beyond which faces hardly heed each other: 23 degrees. Stairs melt away by and by."""
 _ROUNDS, _STEPS = 10, 30
 _FARTHEST = 0.2
-"""Voxels by which a vertex may move along an axis: stairs are that high, and thin parts and edges stay what they are."""
+"""Voxels by which a vertex may move along an axis: stairs are that high, and thin parts and edges keep their form."""
 
 
 def without_stairs(vertices: Floats, faces: Ints, voxel: float) -> Floats:
