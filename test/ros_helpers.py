@@ -42,7 +42,7 @@ from scenegen_ros.scene_messages import time_message
 from scenegen_ros.srv import Capture, Clear
 
 # What a person reads once a second, a test need not wait for.
-node._DIAGNOSTICS_S = 0.2
+node._DIAGNOSTICS_S = 0.1
 diagnostics.SILENT_S = 0.7
 diagnostics._NEXT_LINE_S = 0.2
 server_watch._PERIOD_READY_S = server_watch._PERIOD_WAITING_S = 0.2
