@@ -8,6 +8,7 @@ from typing import Any
 
 from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
 from scenegen.generator.conditioning import Conditioner
+from scenegen.generator.devices import require_device
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.generator.encoders.vggt import VGGTAggregator
 from scenegen.generator.latents.flow import SLatFlowModel
@@ -43,10 +44,12 @@ def train(
     """Train stage ``name``, one of STAGES, into ``runs``/name; resumes what is there.
 
     shards: read only the first so many. init: published weights that the structure flow starts from, see
-    start_from_trellis. Raises InvalidInput when data or an earlier stage is missing.
+    start_from_trellis. Raises InvalidInput when the device can't be used, or data or an earlier
+    stage is missing.
     """
     stage: Stage
     device = own_device(device)
+    require_device(device)
     if name == "structure-vae":
         grids = (object_grids(seeds, config["resolution"]) for seeds in (VAE_OBJECTS, VAE_HELD_OUT))
         run(StructureVAEStage(_vae(config), *grids), schedule, runs / name, device=device)
