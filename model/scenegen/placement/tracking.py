@@ -141,7 +141,7 @@ def _followed(one: Known, posed: Sequence[PosedView], ground: Ground, check: Che
     By all views; where these do not agree, by the newest alone: it may have been moved between two of them.
     """
     showing = _showing(posed, one)
-    for chosen in (showing, showing[:1]):
+    for chosen in (showing, showing[:1])[: len(showing)]:
         evidence = gather(chosen, one.placed.id)
         if evidence is None:
             continue
