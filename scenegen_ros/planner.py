@@ -13,9 +13,8 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import trimesh
 from moveit_msgs.srv import ApplyPlanningScene
 from rclpy.exceptions import InvalidHandle
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
@@ -51,8 +50,6 @@ class Planner:
         self._open = False
         self._wanted: StoredScene | None = None
         self._cut: tuple[StoredScene, Obstacles] | None = None
-        self._pieces: dict[int, tuple[trimesh.Trimesh, Sequence[trimesh.Trimesh]]] = {}
-        """Of the objects in the last scene, by their mesh: what is tracked keeps its own from scene to scene."""
         self._told: Obstacles = {}
         self._done: StoredScene | None = None
         self._not_before_s = -math.inf
@@ -128,17 +125,13 @@ class Planner:
         """The metric objects in convex pieces. Cancelled when a newer scene has come meanwhile."""
         if self._cut is None or self._cut[0] is not stored:
             metric = [placed for placed in stored.objects if placed.metric]
-            uncut = [placed.asset.mesh for placed in metric if id(placed.asset.mesh) not in self._pieces]
-            self._say(Level.OK, f"cutting {len(uncut)} objects of scene {stored.id} into convex pieces")
+            self._say(Level.OK, f"cutting the {len(metric)} objects of scene {stored.id} into convex pieces")
             cuts = convex_pieces(
-                [surface(mesh) for mesh in uncut],
+                [surface(placed.asset.mesh) for placed in metric],
                 max(1, len(os.sched_getaffinity(0)) // 2),  # the others are the robot's
                 cancelled=lambda: self._stopped or not self._open or self._wanted is not stored,
             )
-            new = {id(mesh): (mesh, cut.pieces) for mesh, cut in zip(uncut, cuts, strict=True)}
-            all_pieces = self._pieces | new
-            self._pieces = {id(placed.asset.mesh): all_pieces[id(placed.asset.mesh)] for placed in metric}
-            made = [Obstacle.of(placed, self._pieces[id(placed.asset.mesh)][1]) for placed in metric]
+            made = [Obstacle.of(placed, cut.pieces) for placed, cut in zip(metric, cuts, strict=True)]
             self._cut = stored, {obstacle.id: obstacle for obstacle in made}
         return self._cut[1]
 

@@ -72,7 +72,7 @@ class Memory:
         """What to generate. ids: asked for by the goal, known or not. era: how often views were forgotten so far."""
         newest_ns = max(k.view.stamp_ns for k in kept)
         measures = any(k.view.depth_m is not None and k.view.intrinsics is not None for k in kept)
-        if era != self.era or newest_ns < self.since_ns or not measures:
+        if era != self.era or not measures:
             self.forget()
         if not self.known and not self.gone:
             return Plan(ids or None, tuple(kept))
@@ -107,7 +107,7 @@ class Memory:
         found = remembered(made, [k.view for k in plan.kept])
         self.known = tuple(sorted((*plan.known, *found), key=lambda one: one.placed.id))
         self.gone = self.gone | dict.fromkeys(plan.tracked.removed, newest_ns)
-        self.since_ns, self.era = newest_ns, era
+        self.since_ns, self.era = max(newest_ns, self.since_ns), era
 
 
 def joined(scene: Scene, placed: Sequence[PlacedObject], others: Sequence[PlacedObject]) -> Scene:

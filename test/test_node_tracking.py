@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ros_helpers import Rig, rig, wait_for
 from scipy.spatial.transform import Rotation
 from serving import StubGenerator, running
 
-from scenegen.scene import Floats, Scene, View
+from scenegen.scene import Floats, Progress, Scene, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render_views, true_scene
 from scenegen_ros.action import GenerateScene
 from scenegen_ros.conversions import camera_info_message, image_message
@@ -34,10 +35,18 @@ class TruthGenerator(StubGenerator):
         super().__init__()
         self.world = world
         self.asked: list[tuple[int, ...]] = []
+        self.textured = False
+        """Whether assets are coarse first and then what passes for textured."""
 
-    def generate(self, views: Sequence[View], *, ids: Sequence[int] | None = None, **how: Any) -> Scene:
+    def generate(
+        self, views: Sequence[View], *, ids: Sequence[int] | None = None, on_progress: Any = None, **how: Any
+    ) -> Scene:
         self.asked.append(tuple(views[0].instance_ids if ids is None else ids))
-        return true_scene(self.world, views[0], self.asked[-1])
+        scene = true_scene(self.world, views[0], self.asked[-1])
+        if not self.textured:
+            return scene
+        on_progress(Progress("latents", 0.9, scene=scene))
+        return replace(scene, assets=tuple(replace(asset, detail="textured") for asset in scene.assets))
 
 
 @dataclass
@@ -165,3 +174,20 @@ def test_a_goal_with_ids_clear_and_track_make_the_server_work_again(stage: Stage
     (off,) = stage.rig.node.set_parameters([Parameter("track", value=False)])
     assert off.successful
     assert ids(stage.generate(ids=[VASE])) == [VASE] and asked[4:] == [(VASE,)]
+
+
+def test_known_objects_are_in_the_coarse_scene_and_in_the_textured_one(stage: Stage, world: SyntheticScene) -> None:
+    stage.show(without(world, VASE))
+    stage.generate()
+    stage.generator.textured = True
+    stage.show(world)
+    result = stage.generate()
+    assert stage.generator.asked[1:] == [(VASE,)] and "1 new, 3 kept" in result.message
+    coarse, final = wait_for(
+        lambda: scenes if len(scenes := [s for s in stage.rig.ears.scenes if s.id == result.scene.id]) == 2 else None,
+        "the coarse scene and the textured one",
+    )
+    assert [(o.id, o.detail) for o in coarse.objects] == [(i, "coarse") for i in (1, 2, 3, 4)]
+    assert [o.detail for o in final.objects] == ["coarse", "coarse", "coarse", "textured"]
+    assert [o.pose for o in final.objects] == [o.pose for o in coarse.objects]
+    assert all(Path(urlparse(o.mesh_uri).path).is_file() for o in (*coarse.objects, *final.objects))

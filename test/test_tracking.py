@@ -10,8 +10,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scenegen.placement import Known, Tracked, place_scene, remembered, track
-from scenegen.scene import Cancelled, Floats, PlacedObject, View
+from scenegen.scene import Cancelled, Floats, InvalidInput, PlacedObject, View
 from scenegen.synthetic import Camera, SyntheticScene, camera_path, make_scene, render_views, true_scene
+from scenegen_ros.kept_view import KeptView
+from scenegen_ros.tracking import Memory, Plan, joined, refined, scene_of
 
 UP = np.array([0.0, 0.0, 1.0])
 CAMERA = Camera.pinhole(320, 240, 300.0)
@@ -170,3 +172,55 @@ def test_without_depth_nothing_is_remembered_and_without_views_nothing_changes(
 def test_it_can_be_cancelled(world: SyntheticScene, known: tuple[Known, ...], T_world_camera: Floats) -> None:
     with pytest.raises(Cancelled):
         track(known, seen(world, T_world_camera[:1]), cancelled=lambda: True)
+
+
+def test_memory_asks_for_what_is_unknown_and_believes_no_view_from_before(
+    world: SyntheticScene, known: tuple[Known, ...], T_world_camera: Floats
+) -> None:
+    memory = Memory()
+
+    def plan(*views: View, ids: tuple[int, ...] = (), era: int = 0) -> Plan:
+        kept = [KeptView.of(view, "camera") for view in views]
+        made = memory.plan(kept, ids, era, gravity=UP, cancelled=lambda: False)
+        assert all(k in kept for k in made.kept)
+        return made
+
+    old = seen(world, T_world_camera[:2], noise=0, stamp_ns=0)
+    first = plan(*old)
+    assert first.ids is None and not first.objects and len(first.kept) == 2 and first.told(4) == ""
+    memory.learn(first, [one.placed for one in known], 1, 0)
+
+    without_vase = moved(world, VASE, [0, 0, -50])
+    second = plan(*old, *seen(without_vase, T_world_camera[:1], stamp_ns=100))
+    assert second.ids == () and [o.id for o in second.objects] == [PLATE, CABINET, BOX]
+    assert second.told(0) == ": 3 kept; 1 removed"
+    memory.learn(second, [], 100, 0)
+
+    newest = seen(without_vase, T_world_camera[:1], stamp_ns=200)
+    assert plan(*old, *newest).ids == (), "the old views still show the vase"
+    with pytest.raises(InvalidInput, match=r"no view shows \[4\]"):
+        plan(*old, ids=(VASE,))
+    back = plan(*old, *newest, *seen(world, T_world_camera[1:2], stamp_ns=300))
+    assert back.ids == (VASE,) and [k.view.stamp_ns for k in back.kept] == [300]
+    again = plan(*old, *newest, ids=(BOX,))
+    assert again.ids == (BOX,) and [o.id for o in again.objects] == [PLATE, CABINET]
+
+    assert plan(*newest, era=1).ids is None and not memory.known, "the views were forgotten, and so is what they showed"
+
+
+def test_scenes_are_joined_where_their_objects_stand(
+    world: SyntheticScene, known: tuple[Known, ...], T_world_camera: Floats
+) -> None:
+    generated = true_scene(world, seen(world, T_world_camera[:1])[0], ids=[CABINET, VASE])
+    placed = {one.placed.id: one.placed for one in known}
+    scene = joined(generated, [placed[CABINET], placed[VASE]], [placed[PLATE], placed[BOX]])
+    assert [asset.id for asset in scene.assets] == [PLATE, CABINET, BOX, VASE]
+    assert scene.assets[scene.query].id == generated.assets[generated.query].id
+    for whole in (scene, scene_of(list(placed.values()))):
+        T_world_query = known[whole.query].T
+        for i, one in enumerate(known):
+            np.testing.assert_allclose(T_world_query @ whole.T_query_asset(i), one.T, atol=0.005)
+
+    textured = replace(generated, assets=tuple(replace(a, detail="textured") for a in generated.assets))
+    assert [a.detail for a in refined(scene, textured).assets] == ["coarse", "textured", "coarse", "textured"]
+    assert joined(generated, [placed[CABINET], placed[VASE]], []) is generated

@@ -28,7 +28,7 @@ RESIDUALS, NOISES = 2.0, 3.0  # residual that passes it: so many times the objec
 NEAR = (np.deg2rad(3.0), 0.01)  # radians and metres about where it stood: what evidence does not tell stays
 STILL_RAD, STILL_M = np.deg2rad(5.0), 0.01  # an object that turned and moved by less stands where it stood
 HELD = 1e-4  # standard deviation of the log-scale of an object whose size is known
-NO_WORSE = 0.01  # where misfits differ by less, the pose stays as it was: planners need not plan anew for noise
+NO_WORSE = 0.01  # where misfits differ by less, or by less than the object's own, its pose stays as it was
 YAWS = 36
 TURN = 0.01  # misfit that half a turn must be worth
 SLACK_M = 0.005  # in front of and behind a surface, beside noise and residual
@@ -153,7 +153,7 @@ def _followed(one: Known, posed: Sequence[PosedView], ground: Ground, check: Che
             if found is None:
                 continue
             pose = found
-        elif misfit(one.T, part) < pose.score + NO_WORSE:
+        elif misfit(one.T, part) < pose.score + max(NO_WORSE, one.score):
             pose = replace(pose, T=one.T)
         return _moved_to(pose, one, part)
     return None, "changed"
