@@ -135,6 +135,11 @@ def test_what_was_taken_away_is_gone_and_what_is_hidden_or_out_of_view_stays(
     found = tracked(known, seen(after, T_world_camera[:2]))
     assert found.removed == (VASE,) and found.kept == (PLATE, CABINET, BOX) and VASE not in objects(found)
 
+    late = [*seen(world, T_world_camera[:1]), *seen(after, T_world_camera[1:2], stamp_ns=200)]
+    assert tracked(known, late).removed == (VASE,), "the newest view counts"
+    early = [*seen(after, T_world_camera[:1]), *seen(world, T_world_camera[1:2], stamp_ns=200)]
+    assert tracked(known, early).kept == (PLATE, CABINET, BOX, VASE)
+
     (view,) = seen(after, T_world_camera[:1])
     assert view.depth_m is not None and view.T_world_camera is not None
     hidden = replace(view, depth_m=np.minimum(view.depth_m, 0.05), masks=np.zeros_like(view.masks))

@@ -115,6 +115,9 @@ def track(
         measured = one.placed.id in seen and any(gather([p], one.placed.id) is not None for p in _showing(posed, one))
         if measured:
             now, verdict = _followed(one, posed, ground, check)
+            last_ns = _showing(posed, one)[0].view.stamp_ns
+            if now is not None and _gone(now, [view for view in posed if view.view.stamp_ns > last_ns]):
+                now, verdict = None, "removed"
         elif _gone(one, posed):
             now, verdict = None, "changed" if one.placed.id in seen else "removed"
         else:
