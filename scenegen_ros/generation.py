@@ -22,6 +22,7 @@ from scenegen.scene import Cancelled, Detail, Floats, InvalidInput, PlacedObject
 from scenegen_ros.kept_view import KeptView
 from scenegen_ros.scene_store import SceneStore, StoredScene
 from scenegen_ros.segmenting import Segmenter, labelled, labels_of, segmented
+from scenegen_ros.tracking import Memory, Plan, joined, refined, scene_of
 from scenegen_ros.view_collector import ViewCollector
 
 _POLL_S = 0.05
@@ -85,6 +86,7 @@ class Generation(threading.Thread):
         collector: ViewCollector,
         generator: Generator,
         store: SceneStore,
+        memory: Memory,
         *,
         announce: Callable[[StoredScene], None],
         waiting_for: Callable[[], str],
@@ -92,12 +94,14 @@ class Generation(threading.Thread):
         on_stage: Callable[[Stage], None],
         on_done: Callable[[Outcome], None],
     ) -> None:
-        """announce: publishes a stored scene. waiting_for: what the node lacks, in words, for when views do not come.
+        """memory: of the objects of earlier scenes. announce: publishes a stored scene. waiting_for: what the node
+        lacks, in words, for when views do not come.
 
         cancelled: polled all along.
         """
         super().__init__(name="scenegen generation", daemon=True)
         self._goal, self._collector, self._generator, self._store = goal, collector, generator, store
+        self._memory = memory
         self._fixed_frame = collector.parameters.fixed_frame
         self._announce, self._waiting_for = announce, waiting_for
         self._asked_to_stop = cancelled
@@ -105,6 +109,8 @@ class Generation(threading.Thread):
         self._on_stage, self._on_done = on_stage, on_done
         self._ready: tuple[int, ...] = ()
         self._kept: list[KeptView] = []
+        self._plan = Plan(None, ())
+        self._unscaled: tuple[int, ...] = ()
         self._labels: dict[int, str] = {}
         self._coarse: StoredScene | None = None
         self.stage = Stage("starting", 0.0)
@@ -119,7 +125,7 @@ class Generation(threading.Thread):
         try:
             stored = self._generate()
             self._store.document(stored, self._views)
-            outcome = Outcome(stored, _told(stored, self._views))
+            outcome = Outcome(stored, self._told(stored))
         except Cancelled:
             outcome = Outcome(None, f"cancelled while {self.stage.name}", cancelled=True)
         except (InvalidInput, ServerError, SceneNotStored) as error:
@@ -138,14 +144,43 @@ class Generation(threading.Thread):
         """Views -> scene -> placed objects -> files; the coarse scene first where a textured one takes longer."""
         with self._timed("waiting for views"):
             self._kept = self._wait_for_views()
-        self._enter("sending views", 0.0)
+            era = self._collector.cleared_ever
         if self._collector.parameters.segmentation == "sam2":
+            self._enter("sending views", 0.0)
             self._segment()
+        with self._timed("tracking"):
+            self._plan = self._planned(era)
+        stored = self._save_known() if self._plan.ids == () else self._new_scene()
+        if self._tracks:
+            taken = {o.id for o in self._plan.objects}
+            made = [o for o in stored.objects if o.id not in taken]
+            self._memory.learn(self._plan, made, max(k.view.stamp_ns for k in self._kept), era)
+        return stored
+
+    @property
+    def _tracks(self) -> bool:
+        return self._collector.parameters.track and bool(self._fixed_frame)
+
+    def _planned(self, era: int) -> Plan:
+        """What is to be generated, and what of the last scene stays. era: see Memory.plan."""
+        if not self._tracks:
+            self._memory.forget()
+            return Plan(self._goal.ids or None, tuple(self._kept))
+        self._enter("looking for known objects", 0.0)
+        return self._memory.plan(self._kept, self._goal.ids, era, gravity=self._up(), cancelled=self._cancelled)
+
+    def _save_known(self) -> StoredScene:
+        """A scene of known objects alone."""
+        objects = self._plan.objects
+        return self._save(scene_of(objects), objects, 0.98)
+
+    def _new_scene(self) -> StoredScene:
+        self._enter("sending views", 0.0)
         with self._timed("generating, all in all"):
             scene = self._generator.generate(
-                self._views,
+                [kept.view for kept in self._plan.kept],
                 seed=self._goal.seed,
-                ids=self._goal.ids or None,
+                ids=self._plan.ids,
                 detail=self._collector.parameters.detail,
                 on_progress=self._generated,
                 cancelled=self._cancelled,
@@ -155,7 +190,7 @@ class Generation(threading.Thread):
             return self._place(scene, GENERATED)
         self._enter("saving", 0.98)
         with self._timed("saving"):
-            stored = self._store.refine(self._coarse, labelled(scene, self._labels))
+            stored = self._store.refine(self._coarse, refined(self._coarse.scene, labelled(scene, self._labels)))
         self._announce(stored)
         return stored
 
@@ -175,22 +210,32 @@ class Generation(threading.Thread):
             )
 
     def _place(self, scene: Scene, progress: float, *, preliminary: bool = False) -> StoredScene:
-        """Scene -> placed objects -> files -> announced."""
+        """Scene -> placed objects, with those known before -> files -> announced."""
         self._enter("placing", progress)
         scene = labelled(scene, self._labels)
-        views = self._views
         with self._timed("placing"):
             objects = place_scene(
                 scene,
-                views,
+                [kept.view for kept in self._plan.kept],
                 gravity=self._up(),
                 known_sizes=self._collector.parameters.known_sizes,
                 cancelled=self._cancelled,
             )
+        if known := self._plan.objects:
+            if not all(o.metric for o in objects):  # they have no place among those that are
+                self._unscaled = tuple(o.id for o in objects)
+                return self._save(scene_of(known), known, progress, preliminary=preliminary)
+            scene = joined(scene, objects, known)
+            objects = tuple(sorted((*objects, *known), key=lambda o: o.id))
+        return self._save(scene, objects, progress if preliminary else 0.98, preliminary=preliminary)
+
+    def _save(
+        self, scene: Scene, objects: tuple[PlacedObject, ...], progress: float, *, preliminary: bool = False
+    ) -> StoredScene:
         frame_id, stamp_ns = self._frame_and_stamp(objects, self._kept)
-        self._enter("saving", progress if preliminary else 0.98)
+        self._enter("saving", progress)
         with self._timed("saving"):
-            stored = self._store.save(scene, objects, views, frame_id, stamp_ns, preliminary=preliminary)
+            stored = self._store.save(scene, objects, self._views, frame_id, stamp_ns, preliminary=preliminary)
         self._announce(stored)
         return stored
 
@@ -269,14 +314,18 @@ class Generation(threading.Thread):
     def _cancelled(self) -> bool:
         return self._stopped.is_set() or self._asked_to_stop()
 
-
-def _told(stored: StoredScene, views: Sequence[View]) -> str:
-    """What was made, where textures were asked for and did not come out, and why nothing is metric if nothing is."""
-    details = [o.asset.detail for o in stored.objects]
-    coarse = [o.id for o in stored.objects if o.asset.detail == "coarse"]
-    untextured = f", {coarse} of them without texture" if coarse and "textured" in details else ""
-    scale = "" if any(o.metric for o in stored.objects) else f"; not metric: {_no_scale(views)}"
-    return f"scene {stored.id} with {len(stored.objects)} objects{untextured}{scale}"
+    def _told(self, stored: StoredScene) -> str:
+        """What was made and what became of known objects, where textures were asked for and did not come out, and why
+        nothing is metric if nothing is.
+        """
+        details = [o.asset.detail for o in stored.objects]
+        coarse = [o.id for o in stored.objects if o.asset.detail == "coarse"]
+        untextured = f", {coarse} of them without texture" if coarse and "textured" in details else ""
+        scale = "" if any(o.metric for o in stored.objects) else f"; not metric: {_no_scale(self._views)}"
+        if self._unscaled:
+            scale = f"; {list(self._unscaled)} left out: not metric, nothing gave them a scale"
+        became = self._plan.told(len(stored.objects) - len(self._plan.known))
+        return f"scene {stored.id} with {len(stored.objects)} objects{untextured}{became}{scale}"
 
 
 def _no_scale(views: Sequence[View]) -> str:

@@ -23,6 +23,7 @@ from scenegen_ros.kept_view import KeptView
 from scenegen_ros.scene_messages import scene_message
 from scenegen_ros.scene_store import SceneStore, StoredScene
 from scenegen_ros.srv import Capture, Clear
+from scenegen_ros.tracking import Memory
 from scenegen_ros.view_collector import ViewCollector
 
 _RETRY_S = 5.0
@@ -50,6 +51,7 @@ class Generations:
         self._node, self._collector, self._client = node, collector, client
         self._store, self._announce, self._waiting_for = store, announce, waiting_for
         self._problems = problems
+        self._memory = Memory()
         self._running: Generation | None = None
         self._at_work = False
         """Whether one runs: not any more from just before its end is told, though its thread still is."""
@@ -164,6 +166,7 @@ class Generations:
             self._collector,
             self._client,
             self._store,
+            self._memory,
             announce=lambda stored: self._tell(lambda: self._announce(stored)),
             waiting_for=self._waiting_for,
             cancelled=cancelled,
@@ -245,7 +248,7 @@ class Generations:
 
     def _clear(self, request: Clear.Request, response: Clear.Response) -> Clear.Response:
         response.views = self._collector.clear()
-        response.success, response.message = True, f"dropped {response.views} views"
+        response.success, response.message = True, f"dropped {response.views} views, and what is known of objects"
         return response
 
 

@@ -144,6 +144,13 @@ class Parameters:
         "earlier, then again under the same id) or coarse.",
         choices=DETAILS,
     )
+    track: bool = _row(
+        True,
+        "Follow the objects of earlier scenes: one that stands where it stood, or was moved, keeps its mesh and gets "
+        "its pose of now, and only what is new, has changed or is named in a goal's ids is generated. Needs depth, "
+        "calibration and a fixed_frame. False: each goal generates everything it asks for, and its scene holds nothing "
+        "else.",
+    )
     known_size: tuple[str, ...] = _row(
         ("",),
         "Largest extents in metres by label, as 'mug=0.095': they give metres where neither depth nor a camera that "

@@ -82,6 +82,8 @@ class ViewCollector:
         """Called with each newly kept view whose ids were made common."""
         self.paired = 0
         self.kept_ever = 0
+        self.cleared_ever = 0
+        """How often all views were forgotten; what was learnt of them before may not hold any more."""
         self.problem = ""
         """Why the newest set was lost; empty when it was not."""
 
@@ -157,6 +159,7 @@ class ViewCollector:
         """Forgets every view and message; returns how many views."""
         with self._lock:
             dropped = len(self._views)
+            self.cleared_ever += 1
             self._views.clear()
             self._coverage.clear()
             self._identities.clear()

@@ -213,7 +213,7 @@ def test_views_looked_up_at_once_say_what_each_says_alone() -> None:
     for k, view in enumerate(alone):
         mine, towards = view.violation(at[k : k + 1])
         assert amount[k] == pytest.approx(mine[0])
-        assert direction[k][amount[k] > 0] == pytest.approx(towards[0][amount[k] > 0])
+        assert direction[k][amount[k] > 0] == pytest.approx(towards[0][amount[k] > 0], abs=1e-4)  # of float32 gradients
     few = at[0, :20]
     _, beside, _, weight = together.uncovered(few, 0.001)
     each = [view.uncovered(few, 0.001) for view in alone]

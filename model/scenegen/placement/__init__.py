@@ -2,5 +2,15 @@
 
 from scenegen.placement.place import place_scene
 from scenegen.placement.rescale import by_known_sizes, in_query_units, sizes_by_label
+from scenegen.placement.tracking import Known, Tracked, remembered, track
 
-__all__ = ["by_known_sizes", "in_query_units", "place_scene", "sizes_by_label"]
+__all__ = [
+    "Known",
+    "Tracked",
+    "by_known_sizes",
+    "in_query_units",
+    "place_scene",
+    "remembered",
+    "sizes_by_label",
+    "track",
+]

@@ -15,7 +15,7 @@ from scenegen.placement.evidence import common_views, gather
 from scenegen.placement.objects import Ground, Pose, place_objects, placed
 from scenegen.placement.search import all_rotations, candidates, polish, refine, upright_rotations
 from scenegen.placement.solver import Check, Part, scale_of
-from scenegen.placement.support import Support, support_of
+from scenegen.placement.support import Support, carrying, support_of
 from scenegen.placement.surface import Surface
 from scenegen.placement.unscaled import place_by_outlines
 from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject, Scene, View
@@ -23,7 +23,6 @@ from scenegen.scene import Asset, Cancelled, Floats, InvalidInput, PlacedObject,
 DOUBTFUL = 0.18  # misfit of the group above which upright starts alone are not believed
 UPRIGHT_BONUS = 0.6  # a pose on the support plane's normal wins against one whose misfit is this share of its own
 HOPE = 0.75  # ... and what lies is fitted only when it is this much better by table already
-WALL = 0.5  # a plane around the objects whose normal is farther from the vertical than 60 degrees carries nothing
 
 
 def place_scene(
@@ -74,7 +73,7 @@ def place_scene(
     }
     if not parts:
         return place_by_outlines(scene, surfaces, views, up, sizes, check)
-    support = _carrying(up, support_of(posed, ids))
+    support = carrying(up, support_of(posed, ids))
     T_world_query, up = _group_pose(list(parts.values()), up if support is None else support.up, support, check)
     found = place_objects(T_world_query, list(parts.values()), Ground(up, support), check)
     poses = dict(zip(parts, found, strict=True))
@@ -93,12 +92,6 @@ def _unit_up(gravity: Floats | None) -> Floats | None:
     if up.shape != (3,) or not np.isfinite(up).all() or np.linalg.norm(up) < 1e-6:
         raise InvalidInput(f"gravity is {gravity!r}: give the world's up direction, three finite numbers not all zero")
     return np.asarray(up / np.linalg.norm(up))
-
-
-def _carrying(gravity: Floats | None, support: Support | None) -> Support | None:
-    """The support, unless gravity [3] tells that it is a wall."""
-    wall = support is not None and gravity is not None and abs(gravity @ support.up) < WALL
-    return None if wall else support
 
 
 def _group_pose(

@@ -17,6 +17,7 @@ from scenegen.scene import Floats
 POINTS = 1500  # a view
 HYPOTHESES, REFITS = 300, 4
 SHARE = 0.4  # of the readings beside the objects that must lie on it
+WALL = 0.5  # a plane around the objects whose normal is farther from the vertical than 60 degrees carries nothing
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,9 @@ def support_of(views: Sequence[PosedView], instances: Sequence[int]) -> Support 
         chosen = np.abs((points - middle) @ normal) < tolerance
     normal = np.asarray(normal * np.sign(normal @ (views[0].T_world_camera[:3, 3] - middle)))
     return Support(normal, float(normal @ middle))
+
+
+def carrying(gravity: Floats | None, support: Support | None) -> Support | None:
+    """The support, unless gravity [3] tells that it is a wall."""
+    wall = support is not None and gravity is not None and abs(gravity @ support.up) < WALL
+    return None if wall else support
