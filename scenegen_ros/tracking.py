@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from scipy.spatial.transform import Rotation
-
 from scenegen.placement import Known, Tracked, remembered, track
-from scenegen.scene import ROTATION_YUP_ZUP, Floats, InvalidInput, PlacedObject, Placement, Scene
+from scenegen.scene import Floats, InvalidInput, PlacedObject, Placement, Scene
 from scenegen_ros.kept_view import KeptView
 
 
@@ -136,11 +133,7 @@ def refined(coarse: Scene, textured: Scene) -> Scene:
 
 def relative(placed: PlacedObject, query: PlacedObject) -> Placement:
     """Where an object stands, as a placement relative to another (see Scene.T_query_asset)."""
-    R_query = query.T_world_object[:3, :3]
-    at = R_query.T @ (placed.T_world_object[:3, 3] - query.T_world_object[:3, 3]) / query.scale_m
-    turn = ROTATION_YUP_ZUP @ R_query.T @ placed.T_world_object[:3, :3] @ ROTATION_YUP_ZUP.T
-    wxyz = np.asarray(Rotation.from_matrix(turn).as_quat(scalar_first=True))
-    return Placement(ROTATION_YUP_ZUP @ at, wxyz, placed.scale_m / query.scale_m)
+    return Placement.between(query.T_world_object, placed.T_world_object, query.scale_m, placed.scale_m)
 
 
 def _by_id(

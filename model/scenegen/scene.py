@@ -104,6 +104,18 @@ class Placement:
     scale: float
 
     @staticmethod
+    def between(T_query: Floats, T_asset: Floats, query_size: float, size: float) -> Placement:
+        """Of two rigid poses [4, 4] in one z-up frame, with the sizes of their unit boxes: the inverse of
+
+        Scene.T_query_asset, t = Rq^T (tau - tau_q) / size_q and R relative to Rq (spec/structure.md section 8).
+        """
+        R_query = T_query[:3, :3]
+        translation = R_query.T @ (T_asset[:3, 3] - T_query[:3, 3]) / query_size
+        rotation = ROTATION_YUP_ZUP @ (R_query.T @ T_asset[:3, :3]) @ ROTATION_YUP_ZUP.T
+        wxyz = np.asarray(Rotation.from_matrix(rotation).as_quat(scalar_first=True))
+        return Placement(ROTATION_YUP_ZUP @ translation, wxyz, float(size / query_size))
+
+    @staticmethod
     def identity() -> Placement:
         """The query asset's own placement."""
         return Placement(np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0]), 1.0)

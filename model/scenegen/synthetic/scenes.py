@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from scenegen.render import Camera, Light, look_at
-from scenegen.scene import ROTATION_YUP_ZUP, Asset, InvalidInput, Placement, Scene, View
+from scenegen.scene import Asset, InvalidInput, Placement, Scene, View
 from scenegen.synthetic.ground import Ground, make_ground
 from scenegen.synthetic.objects import ProceduralObject, make_object
 from scenegen.synthetic.parts import Floats
@@ -153,8 +153,7 @@ def _framing(
 def true_scene(scene: SyntheticScene, view: View, ids: Sequence[int] | None = None) -> Scene:
     """What a perfect generator would answer to a view: true meshes and placements, ids ascending.
 
-    The query is the one with the largest mask in the view. Placements as spec/structure.md section 8:
-    t_i = Rq^T (tau_i - tau_q) / size_q, R_i relative to Rq, s_i = size_i / size_q, all in y-up frames.
+    The query is the one with the largest mask in the view. Placements as Placement.between.
     ids: instance ids, those in the view without. InvalidInput when an id is not in the scene or none is left.
     """
     chosen = sorted(set(view.instance_ids if ids is None else ids))
@@ -163,14 +162,9 @@ def true_scene(scene: SyntheticScene, view: View, ids: Sequence[int] | None = No
     areas = [np.count_nonzero(view.masks == i) for i in chosen]
     query = int(np.argmax(areas))
     q = chosen[query] - 1
-    R_query, at_query = scene.T_world_object[q, :3, :3], scene.T_world_object[q, :3, 3]
     assets, placements = [], []
     for i in chosen:
         made, T = scene.objects[i - 1], scene.T_world_object[i - 1]
-        translation = R_query.T @ (T[:3, 3] - at_query) / scene.size_m[q]
-        rotation = ROTATION_YUP_ZUP @ (R_query.T @ T[:3, :3]) @ ROTATION_YUP_ZUP.T
-        wxyz = Rotation.from_matrix(rotation).as_quat(scalar_first=True)
         assets.append(Asset(i, made.family, made.mesh()))
-        scale = float(scene.size_m[i - 1] / scene.size_m[q])
-        placements.append(Placement(ROTATION_YUP_ZUP @ translation, wxyz, scale))
+        placements.append(Placement.between(scene.T_world_object[q], T, scene.size_m[q], scene.size_m[i - 1]))
     return Scene(tuple(assets), tuple(placements), query)
