@@ -1,7 +1,8 @@
 """Condition tokens of every asset, from the images of its views (spec/structure.md section 6).
 
-Per asset: [asset | mask | scene | geometry, frame attention | geometry, global attention]. Knows nothing about how the
-images were cut (preprocessing.py) or what the tokens condition.
+Per asset: [asset | mask | scene | geometry, frame attention | geometry, global attention], and for models that want it
+[| rays]: what is known of the camera. Knows nothing about how the images were cut (preprocessing.py) or what the tokens
+condition.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scenegen.generator.encoders.dinov2 import ImageEncoder
 from scenegen.generator.encoders.vggt import VGGTAggregator
@@ -25,24 +27,37 @@ MultiView = Literal["published", "joint"]
 
 
 class Conditioner(nn.Module):
-    """The image encoder and the geometry encoder, and the order in which their tokens are laid out."""
+    """The image encoder and the geometry encoder, and the order in which their tokens are laid out.
 
-    def __init__(self, image_encoder: ImageEncoder, geometry_encoder: VGGTAggregator) -> None:
+    ray_token: whether a last token holds the rays of each asset as they are. Published models have none.
+    """
+
+    def __init__(
+        self, image_encoder: ImageEncoder, geometry_encoder: VGGTAggregator, *, ray_token: bool = False
+    ) -> None:
         super().__init__()
+        self.ray_token = ray_token
         self.image_encoder = image_encoder
         self.geometry_encoder = geometry_encoder
 
-    def forward(self, assets: Tensor, masks: Tensor, scenes: Tensor, geometry: Tensor, view_of_asset: Tensor) -> Tensor:
+    def forward(
+        self, assets: Tensor, masks: Tensor, scenes: Tensor, geometry: Tensor, view_of_asset: Tensor, rays: Tensor
+    ) -> Tensor:
         """Condition tokens [A, T, C] of A assets seen in K views (of one scene or of many).
 
         assets, masks: [A, 3, S, S] in 0..1. scenes: [K, 3, S, S]. geometry: [B, V, 3, G, G] with B * V = K: V views
         in each of B sequences, in the order of scenes. view_of_asset: int64 [A], the view each asset's images are from.
+        rays: float32 [A, 1 + ANGLES] as mask_rays gives them.
         """
         asset_tokens, mask_tokens, scene_tokens = self.image_encoder(torch.cat([assets, masks, scenes])).split(
             [len(assets), len(masks), len(scenes)]
         )
         (geometry_tokens,) = self.geometry_encoder(geometry)
-        return condition_tokens(asset_tokens, mask_tokens, scene_tokens, geometry_tokens.flatten(0, 1), view_of_asset)
+        tokens = condition_tokens(asset_tokens, mask_tokens, scene_tokens, geometry_tokens.flatten(0, 1), view_of_asset)
+        if not self.ray_token:
+            return tokens
+        last = functional.pad(rays, (0, tokens.shape[-1] - rays.shape[-1]))
+        return torch.cat([tokens, last[:, None]], dim=1)  # in full precision, as angles want it
 
     def encode(self, views: Sequence[View], ids: Sequence[int], multiview: MultiView = "published") -> Tensor:
         """Condition tokens [K, N, T, C] of N assets, which must be visible in all of the K views.
@@ -56,7 +71,7 @@ class Conditioner(nn.Module):
 
     def tensors(
         self, images: Sequence[ConditionImages], multiview: MultiView = "published"
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The arguments of `forward`, on the encoders' device, for the images of one or several views."""
         device = self.image_encoder.norm.mean.device
         geometry = image_tensor(np.stack([view.geometry for view in images])).to(device)
@@ -67,6 +82,7 @@ class Conditioner(nn.Module):
             image_tensor(np.stack([view.scene for view in images])).to(device),
             geometry[None] if multiview == "joint" else geometry[:, None],
             torch.repeat_interleave(torch.arange(len(images)), counts).to(device),
+            torch.from_numpy(np.concatenate([view.rays for view in images])).to(device),
         )
 
 

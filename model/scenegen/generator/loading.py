@@ -91,7 +91,7 @@ def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"], m
     geometry = open_aggregator(find_encoder(folder, geometry_name))
     flow = open_model(find_model(folder, flow_name), SparseStructureFlowModel, half=half)
     decoder = open_model(find_model(folder, decoder_name), SparseStructureDecoder, half=half)
-    conditioner = Conditioner(image.model, geometry.model).eval()
+    conditioner = Conditioner(image.model, geometry.model, ray_token=args.get("ray_token") is True).eval()
     stored: list[Stored[Any]] = [image, geometry, flow, decoder]
     latents = None
     if "slat_flow_model" in args["models"]:

@@ -1,6 +1,6 @@
-"""From a view to the four images that the condition is made of (spec/structure.md sections 6.1 to 6.3).
+"""From a view to what the condition is made of: four images (spec/structure.md sections 6.1 to 6.3) and rays.
 
-numpy and Pillow only, so that training data and inference share it. Every result is uint8 RGB. Knows nothing about
+numpy and Pillow only, so that training data and inference share it. Every image is uint8 RGB. Knows nothing about
 networks or tokens; sizes are arguments (518 at the published size).
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scenegen.generator.rays import Rays, mask_rays
 from scenegen.scene import InvalidInput, View
 
 Bytes = NDArray[np.uint8]
@@ -23,15 +24,16 @@ OPAQUE = 204
 
 @dataclass(frozen=True)
 class ConditionImages:
-    """What one view says about N assets, as images.
+    """What one view says about N assets, as images, and where its camera is known, as rays.
 
-    assets, masks: uint8 [N, S, S, 3]. scene: uint8 [S, S, 3]. geometry: uint8 [G, G, 3].
+    assets, masks: uint8 [N, S, S, 3]. scene: uint8 [S, S, 3]. geometry: uint8 [G, G, 3]. rays: see mask_rays.
     """
 
     assets: Bytes
     masks: Bytes
     scene: Bytes
     geometry: Bytes
+    rays: Rays
 
 
 def condition_images(view: View, ids: Sequence[int], image_size: int, geometry_size: int) -> ConditionImages:
@@ -51,6 +53,7 @@ def condition_images(view: View, ids: Sequence[int], image_size: int, geometry_s
         masks=np.stack([mask_image(mask, image_size) for mask in masks]),
         scene=scene_image(view.image, image_size),
         geometry=geometry_image(view.image, geometry_size),
+        rays=mask_rays(view, ids),
     )
 
 

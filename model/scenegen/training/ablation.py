@@ -74,12 +74,14 @@ class AblatedConditioner(Conditioner):
     """A conditioner whose condition tokens are zero in the blocks that are left out."""
 
     def __init__(self, whole: Conditioner, left_out: frozenset[str]) -> None:
-        super().__init__(whole.image_encoder, whole.geometry_encoder)
+        super().__init__(whole.image_encoder, whole.geometry_encoder, ray_token=whole.ray_token)
         self.left_out = left_out
 
-    def forward(self, assets: Tensor, masks: Tensor, scenes: Tensor, geometry: Tensor, view_of_asset: Tensor) -> Tensor:
-        """See Conditioner."""
-        tokens = super().forward(assets, masks, scenes, geometry, view_of_asset)
+    def forward(
+        self, assets: Tensor, masks: Tensor, scenes: Tensor, geometry: Tensor, view_of_asset: Tensor, rays: Tensor
+    ) -> Tensor:
+        """See Conditioner. Rays are geometry: what leaves that out knows nothing of the camera either."""
+        tokens = super().forward(assets, masks, scenes, geometry, view_of_asset, rays)
         block = self.image_encoder.num_tokens
         spans = {
             "mask": slice(block, 2 * block),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scenegen.generator.conditioning import Conditioner, image_tensor
+from scenegen.generator.rays import ANGLES, Rays
 from scenegen.generator.structure.flow import patchify, unpatchify
 from scenegen.generator.structure.readout import ConditionReadout, compose_placements, yaw_from_logits, yaw_targets
 from scenegen.synthetic.objects import FAMILIES
@@ -24,11 +25,17 @@ from scenegen.training.shards import Samples
 from scenegen.training.structure_vae import StructureVAE
 
 OBJECTS_PER_STEP = 64
-SCENES_PER_STEP = 2
+SCENES_PER_STEP = 3
+UNKNOWN_CAMERA = 0.2
+"""Share of scenes and single objects of which no rays are known."""
+PITCH_ERROR, FOCAL_ERROR = 0.005, 0.005
+"""Deviations, in radians and as a ratio: hand-eye calibrations are that good."""
 DECODED_PER_STEP = 16
 """Objects of a step whose regressed latents are decoded too: what a small error of a latent does to a thin part, only
 the shape tells."""
 WEIGHTS = {"latent": 1.0, "entropy": 0.5, "dice": 0.5, "yaw": 0.3, "family": 0.3, "extents": 1.0}
+POSITION_UNIT = 3.0
+"""Object sizes that count as much as a camera height in the position of an object whose rays are known."""
 WEIGHTS |= {"position": 3.0, "size": 1.0, "box": 2.0, "depth": 1.0, "camera": 2.0}
 
 
@@ -52,12 +59,15 @@ def condition_batch(
     rng: np.random.Generator | None,
     device: torch.device,
     mirror: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The Conditioner's arguments for the given scenes, or for their mirror images.
 
-    With ``rng``, exposure and tint vary per scene.
+    With ``rng``, exposure and tint vary per scene, and so does what is known of the camera.
     """
     rows = samples.rows(scenes)
+    rays = samples.targets(rows, mirror)["rays"]
+    if rng is not None:
+        rays = varied_rays(rays, rng, samples.counts[scenes])
     view = torch.from_numpy(np.repeat(np.arange(len(scenes)), samples.counts[scenes])).to(device)
     assets = image_tensor(samples.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
     masks = image_tensor(samples.objects["mask"][rows]).to(device).expand(-1, 3, -1, -1)  # type: ignore[arg-type]
@@ -70,7 +80,20 @@ def condition_batch(
         whole, assets = (whole * gain).clamp(max=1), (assets * gain[view]).clamp(max=1)
     if mirror:
         assets, masks, whole, geometry = (images.flip(-1) for images in (assets, masks, whole, geometry))
-    return assets, masks, whole, geometry[:, None], view
+    return assets, masks, whole, geometry[:, None], view, torch.from_numpy(rays).to(device)
+
+
+def varied_rays(rays: Rays, rng: np.random.Generator, counts: NDArray[np.int64]) -> Rays:
+    """Rays [N, 1 + ANGLES] of scenes with so many objects each, as a robot knows them: a little off, or not at all.
+
+    Pitch and focal length are off by the same for all objects of a scene.
+    """
+    scenes = np.repeat(np.arange(len(counts)), counts)
+    pitch, focal = rng.normal(0, PITCH_ERROR, len(counts))[scenes], rng.normal(1, FOCAL_ERROR, len(counts))[scenes]
+    known = (rng.random(len(counts)) >= UNKNOWN_CAMERA)[scenes]
+    varied = rays * np.column_stack([np.ones_like(focal), *[focal] * ANGLES])
+    varied[:, [2, 5, 6]] = rays[:, [2, 5, 6]] + pitch[:, None]
+    return (varied * (known & (rays[:, 0] > 0))[:, None]).astype(np.float32)
 
 
 def _gains(rng: np.random.Generator, count: int) -> Tensor:
@@ -141,11 +164,13 @@ class EncoderStage:
         """What asset images alone can tell: shape, yaw, family, extents."""
         model, device = self.model, self.model.box.weight.device
         mirror = rng.random() < 0.5
-        target = {k: torch.from_numpy(v).to(device) for k, v in self.train.targets(rows, mirror).items()}
+        found = self.train.targets(rows, mirror)
+        target = {k: torch.from_numpy(v).to(device) for k, v in found.items()}
         crops = image_tensor(self.train.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
         crops = (crops * _gains(rng, len(rows)).to(device)).clamp(max=1)
         crops = crops.flip(-1) if mirror else crops
-        estimate = model.readout.of_assets(model.conditioner.image_encoder(crops))
+        rays = torch.from_numpy(varied_rays(found["rays"], rng, np.ones(len(rows), np.int64))).to(device)
+        estimate = model.readout.of_assets(model.conditioner.image_encoder(crops), rays)
         some = unpatchify(estimate.latents[:DECODED_PER_STEP], self.patch, self.resolution)
         truth = torch.from_numpy(self.train.occupancy(rows[:DECODED_PER_STEP])).to(device)
         entropy, dice = occupancy_loss(self.vae.decoder(some), truth)
@@ -169,56 +194,67 @@ class EncoderStage:
         local = model.readout.local_tokens
         half = (cond.shape[1] - 3 * local) // 2
         first = torch.from_numpy(np.cumsum(samples.counts[scenes]) - samples.counts[scenes]).to(device)
-        geometry = torch.cat(cond[first, 3 * local :].split(half, dim=1), dim=-1)
+        geometry = torch.cat([cond[first, 3 * local + k * half :][:, :half] for k in (0, 1)], dim=-1)
         depth = torch.from_numpy(samples.scene["depth"][scenes]).to(device)
         depth = (depth.flip(-1) if mirror else depth).flatten(1)
-        known = torch.isfinite(depth)
+        seen = torch.isfinite(depth)
         special = half - depth.shape[1]
         camera = torch.from_numpy(samples.scene["camera"][scenes, :2]).to(device)
+        # with known rays an error is worth what it is beside the object, otherwise what it is beside the distance
+        known = model.readout.rays(cond)[:, :1] > 0
+        unit = torch.where(known, POSITION_UNIT * target["log_size"].exp()[:, None], 1.0)
         return {
-            "position": F.smooth_l1_loss(position, target["position"], beta=0.1),
+            "position": F.smooth_l1_loss(position / unit, target["position"] / unit, beta=0.1),
             "size": F.smooth_l1_loss(log_size, target["log_size"], beta=0.1),
             "box": F.l1_loss(model.box(cond[:, local]).float(), target["box"]),
-            "depth": F.l1_loss(model.depth(geometry[:, special:]).float()[..., 0][known], depth[known]),
+            "depth": F.l1_loss(model.depth(geometry[:, special:]).float()[..., 0][seen], depth[seen]),
             "camera": F.l1_loss(model.camera(geometry[:, 0]).float(), camera),
         }
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Held-out: IoU of the regressed shape, yaw error (degrees) of asymmetric objects, family accuracy, and the
 
-        error of composed placements: translation in query sizes, scale ratio.
+        error of composed placements: translation in query sizes, scale ratio. Names that end in _unknown: the same
+        where nothing is known of the camera.
         """
         assert isinstance(model, EncoderPretraining)
         device = model.box.weight.device
-        results: dict[str, list[Tensor]] = {k: [] for k in ("iou", "yaw", "family", "translation", "scale")}
-        for count, members in self.held_out.by_count().items():
+        results: dict[str, list[Tensor]] = {}
+        for _, members in self.held_out.by_count().items():
             for scenes in np.array_split(members[:96], max(1, len(members[:96]) // 16)):
-                rows = self.held_out.rows(scenes)
-                truth = {k: torch.from_numpy(v[rows]).to(device) for k, v in self.held_out.objects.items()}
+                arguments = condition_batch(self.held_out, scenes, None, device)
                 with torch.autocast(device.type, torch.bfloat16):
-                    cond = model.conditioner(*condition_batch(self.held_out, scenes, None, device))
-                    estimate = model.readout(cond, scenes=len(scenes))
-                    asset = model.readout.of_assets(cond[:, : model.readout.local_tokens])
-                    family = model.family(asset.features)
-                logits = self.vae.decoder(unpatchify(estimate.latents, self.patch, self.resolution))
-                grids = torch.from_numpy(self.held_out.occupancy(rows)).to(device)
-                results["iou"].append(voxel_iou(logits, grids))
-                turned = (yaw_from_logits(asset.yaw_logits) - truth["yaw"])[truth["symmetry"] == 1]
-                results["yaw"].append(torch.atan2(turned.sin(), turned.cos()).abs().rad2deg())
-                results["family"].append((family.argmax(-1) == truth["family"]).float())
-                if count > 1:
-                    placed = compose_placements(truth["position"], truth["log_size"], truth["yaw"], len(scenes))
-                    others = torch.arange(len(rows), device=device) % count > 0
-                    shift = estimate.placements[others, :3] - placed[others, :3]
-                    results["translation"].append(shift.norm(dim=-1))
-                    ratio = estimate.placements[others, 7] / placed[others, 7]
-                    results["scale"].append(ratio.log().abs())
-        merged = {k: torch.cat(v).float() for k, v in results.items() if v}
+                    cond = model.conditioner(*arguments)
+                for name, value in self._errors(model, cond, scenes).items():
+                    results.setdefault(name, []).append(value)
+                if model.readout.ray_token:
+                    cond[:, -1] = 0
+                    for name, value in self._errors(model, cond, scenes).items():
+                        results.setdefault(f"{name}_unknown", []).append(value)
+        merged = {k: torch.cat(v).float() for k, v in results.items()}
+        means = {k: float(v.mean()) for k, v in merged.items() if k.startswith(("voxel", "family", "yaw_deg_mean"))}
+        return means | {k: float(v.median()) for k, v in merged.items() if k not in means and len(v)}
+
+    def _errors(self, model: EncoderPretraining, cond: Tensor, scenes: NDArray[np.int64]) -> dict[str, Tensor]:
+        """What validate averages, of held-out scenes of equal count with condition tokens [N, T, C]."""
+        device, readout = cond.device, model.readout
+        rows = self.held_out.rows(scenes)
+        truth = {k: torch.from_numpy(v[rows]).to(device) for k, v in self.held_out.objects.items()}
+        with torch.autocast(device.type, torch.bfloat16):
+            estimate = readout(cond, scenes=len(scenes))
+            asset = readout.of_assets(cond[:, : readout.local_tokens], readout.rays(cond))
+            family = model.family(asset.features)
+        logits = self.vae.decoder(unpatchify(estimate.latents, self.patch, self.resolution))
+        grids = torch.from_numpy(self.held_out.occupancy(rows)).to(device)
+        turned = (yaw_from_logits(asset.yaw_logits) - truth["yaw"])[truth["symmetry"] == 1]
+        yaw = torch.atan2(turned.sin(), turned.cos()).abs().rad2deg()
+        placed = compose_placements(truth["position"], truth["log_size"], truth["yaw"], len(scenes))
+        others = torch.arange(len(rows), device=device) % (len(rows) // len(scenes)) > 0
         return {
-            "voxel_iou": float(merged["iou"].mean()),
-            "yaw_deg_median": float(merged["yaw"].median()),
-            "yaw_deg_mean": float(merged["yaw"].mean()),
-            "family_accuracy": float(merged["family"].mean()),
-            "translation": float(merged["translation"].median()),
-            "scale_log": float(merged["scale"].median()),
+            "voxel_iou": voxel_iou(logits, grids),
+            "yaw_deg_median": yaw,
+            "yaw_deg_mean": yaw,
+            "family_accuracy": (family.argmax(-1) == truth["family"]).float(),
+            "translation": (estimate.placements - placed)[others, :3].norm(dim=-1),
+            "scale_log": (estimate.placements / placed)[others, 7].log().abs(),
         }

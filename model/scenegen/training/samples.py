@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scenegen.generator.preprocessing import condition_images
+from scenegen.generator.rays import mirrored_rays
 from scenegen.scene import View
 from scenegen.synthetic.objects import FAMILIES
 from scenegen.synthetic.scenes import SyntheticScene
@@ -35,7 +36,7 @@ def scene_sample(
     per patch, NaN without), camera float32 [3] (sine of pitch, log focal length over width, log camera height).
     Objects: crop, mask uint8 [N, S, S, 3 | 1], occupancy uint8 (packed bits) [N, R^3 / 8], family, symmetry [N],
     yaw, position, log_size (see ConditionEstimate), extents [N, 3] of the mesh in the unit box, box [N, 4] of the mask
-    as shares of the frame.
+    as shares of the frame, rays [N, 7] as mask_rays gives them.
     """
     areas = np.bincount(view.masks.ravel(), minlength=len(scene.objects) + 1)[1:]
     indices = [int(i) for i in np.argsort(-areas, kind="stable") if areas[i] >= MINIMUM_PIXELS]
@@ -61,6 +62,7 @@ def scene_sample(
         "crop": images.assets,
         "mask": images.masks[..., :1],
         "box": np.stack([mask_box(view.masks == i + 1) for i in indices]),
+        "rays": images.rays,
         **object_targets(scene, view.T_world_camera, indices, height_m, resolution),
     }
     return shared, objects
@@ -118,6 +120,7 @@ def mirrored_targets(targets: dict[str, NDArray[Any]]) -> Arrays:
         "yaw": np.asarray(yaw, dtype=np.float32),
         "position": targets["position"] * np.array([-1, 1, 1], dtype=np.float32),
         "box": np.stack([1 - u1, v0, 1 - u0, v1], axis=1),
+        "rays": mirrored_rays(targets["rays"]),
     }
 
 

@@ -17,6 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scenegen.generator.rays import ANGLES
+
+RAY_FEATURES = 1 + ANGLES + 2
+
 
 @dataclass(frozen=True)
 class AssetEstimate:
@@ -77,6 +81,8 @@ class ConditionReadout(nn.Module):
 
     The token layout is that of spec/structure.md section 6.4, with ``local_tokens`` tokens per image block.
     latent_tokens, latent_channels: L and D of the estimate. yaw_bins: bins of the apparent yaw over the full turn.
+    ray_token: the last condition token holds the rays of the asset; where they are known, shapes and yaws are read with
+    them, and positions are what `lifted` makes of them.
     """
 
     def __init__(
@@ -88,9 +94,10 @@ class ConditionReadout(nn.Module):
         num_heads: int = 3,
         depth: int = 2,
         yaw_bins: int = 36,
+        ray_token: bool = False,
     ) -> None:
         super().__init__()
-        self.local_tokens = local_tokens
+        self.local_tokens, self.ray_token = local_tokens, ray_token
         self.yaw_bins = yaw_bins
         self.shape_queries = nn.Parameter(torch.randn(1, latent_tokens, channels) * 0.5)
         self.place_query = nn.Parameter(torch.randn(1, 1, channels) * 0.5)
@@ -101,9 +108,17 @@ class ConditionReadout(nn.Module):
         self.to_latents = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, latent_channels))
         self.to_features = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
         self.to_yaw = nn.Linear(channels, yaw_bins)
-        self.to_place = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, 4)
-        )
+        self.to_place = _place_head(channels)
+        if ray_token:
+            self.read_rays = nn.Sequential(
+                nn.Linear(RAY_FEATURES, channels), nn.GELU(), nn.Linear(channels, channels), nn.GELU()
+            )
+            self.rays_to_shape, self.rays_to_yaw, self.rays_to_place = (nn.Linear(channels, channels) for _ in range(3))
+            self.to_lifted = _place_head(channels)
+            # Zero, so that a readout that was trained without rays can go on with them.
+            for last in (self.rays_to_shape, self.rays_to_yaw, self.rays_to_place, self.to_lifted[3]):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
 
     def forward(self, cond: Tensor, *, scenes: int = 1) -> ConditionEstimate:
         """cond [N, T, C], the assets of ``scenes`` scenes of equal count, scene-major; the first of each is its query.
@@ -111,7 +126,7 @@ class ConditionReadout(nn.Module):
         Rows of zeros (dropped conditions) give zero latents and the identity placement.
         """
         present = cond.abs().amax(dim=(1, 2)) > 0
-        asset = self.of_assets(cond[:, : self.local_tokens])
+        asset = self.of_assets(cond[:, : self.local_tokens], self.rays(cond))
         placements = compose_placements(*self.place(cond), yaw_from_logits(asset.yaw_logits), scenes)
         identity = placements.new_tensor([0, 0, 0, 1, 0, 0, 0, 1.0])
         return ConditionEstimate(
@@ -119,13 +134,24 @@ class ConditionReadout(nn.Module):
             placements=torch.where(present[:, None], placements, identity),
         )
 
-    def of_assets(self, tokens: Tensor) -> AssetEstimate:
-        """What the tokens of asset images [N, local_tokens, C] tell."""
+    def rays(self, cond: Tensor) -> Tensor:
+        """The rays [N, 1 + ANGLES] that condition tokens hold; unknown for a readout without a ray token."""
+        if not self.ray_token:
+            return cond.new_zeros(len(cond), 1 + ANGLES, dtype=torch.float32)
+        return cond[:, -1, : 1 + ANGLES].float()
+
+    def of_assets(self, tokens: Tensor, rays: Tensor) -> AssetEstimate:
+        """What the tokens of asset images [N, local_tokens, C] tell, and rays [N, 1 + ANGLES] of the same assets."""
         context = self.context_norm(tokens)
         shape = self.shape_queries.expand(len(tokens), -1, -1)
+        first = context[:, 0]
+        if self.ray_token:
+            read = self.read_rays(ray_features(rays))
+            shape = shape + self.rays_to_shape(read)[:, None]
+            first = first + self.rays_to_yaw(read)
         for block in self.shape_blocks:
             shape = block(shape, context)
-        features = self.to_features(context[:, 0])
+        features = self.to_features(first)
         return AssetEstimate(self.to_latents(shape).float(), self.to_yaw(features).float(), features)
 
     def place(self, cond: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,15 +160,63 @@ class ConditionReadout(nn.Module):
         The position is the centre's in the heading frame (x right, y forward, z up, origin at the camera), the size
         the longest extent; both are in camera heights above the objects' support.
         """
+        rays = self.rays(cond)
+        if self.ray_token:
+            cond = cond[:, :-1]
         local = self.local_tokens
         half = (cond.shape[1] - 3 * local) // 2
         context = self.context_norm(cond)
         class_tokens = context[:, [0, local, 3 * local, 3 * local + half]].flatten(1)
         x = self.place_query + self.place_inputs(class_tokens)[:, None]
+        if self.ray_token:
+            x = x + self.rays_to_place(self.read_rays(ray_features(rays)))[:, None]
         for block in self.place_blocks:
             x = block(x, context)
         values = self.to_place(x[:, 0]).float()
+        if self.ray_token:
+            values = torch.where(rays[:, :1] > 0, lifted(rays, self.to_lifted(x[:, 0]).float()), values)
         return values[:, :3], values[:, 3]
+
+
+def _place_head(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, 4)
+    )
+
+
+def box_of_rays(rays: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance [N] on the ground to what the lowest ray meets, and the longer side [N] of the mask's box there.
+
+    Both in camera heights: what rays [N, 1 + ANGLES] say of an object without a look at it; 1 where they are unknown.
+    """
+    known = rays[:, 0] > 0
+    _, elevation, left, right, top, bottom = rays[:, 1:].unbind(-1)
+    distance = torch.where(known, -1 / torch.where(known, bottom, -1).tan(), 1.0)
+    size = distance * torch.maximum(right - left, (top - bottom) / elevation.cos())
+    return distance, torch.where(known, size.clamp(min=1e-3), 1.0)
+
+
+def ray_features(rays: Tensor) -> Tensor:
+    """Rays [N, 1 + ANGLES] as numbers of about one [N, RAY_FEATURES]; zero where they are unknown."""
+    distance, size = box_of_rays(rays)
+    return torch.cat([rays[:, :1], 2 * rays[:, 1:], distance[:, None].log(), size[:, None].log()], dim=-1)
+
+
+def lifted(rays: Tensor, offset: Tensor) -> Tensor:
+    """Positions and log sizes [N, 4] as `place` gives them, of assets with known rays [N, 1 + ANGLES].
+
+    offset [N, 4]: from the point that the rays alone suggest, along the horizontal ray's right, the ray and up, in
+    sizes that they suggest; and the log of the size's ratio to that.
+    """
+    distance, size = box_of_rays(rays)
+    azimuth, elevation = rays[:, 1], rays[:, 2]
+    right, forward = offset[:, 0] * size, distance + offset[:, 1] * size
+    x, y = (
+        azimuth.cos() * right + azimuth.sin() * forward,
+        azimuth.cos() * forward - azimuth.sin() * right,
+    )
+    z = distance * elevation.tan() + offset[:, 2] * size
+    return torch.stack([x, y, z, size.log() + offset[:, 3]], dim=-1)
 
 
 def yaw_from_logits(logits: Tensor) -> Tensor:
