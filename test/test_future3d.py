@@ -21,6 +21,7 @@ from scenegen.cli import main
 from scenegen.evaluation.folders import load_objects
 from scenegen.evaluation.images import camera_of, draw
 from scenegen.evaluation.metrics import voxel_iou
+from scenegen.evaluation.voxels import surface_voxels
 from scenegen.generator.checkpoints import save_model, save_pipeline
 from scenegen.generator.encoders.vit import ImageNorm
 from scenegen.generator.latents.encoder import SLatEncoder
@@ -33,7 +34,7 @@ from scenegen.render import Camera, Surface
 from scenegen.scene import ROTATION_YUP_ZUP, InvalidInput, View
 from scenegen.synthetic import SyntheticScene, camera_path, make_scene, render, true_scene
 from scenegen.training.future3d import OPTICAL_OPENGL, Future3D, decode_mask
-from scenegen.training.future3d_prepare import cropped_image, read_voxels, surface_voxels
+from scenegen.training.future3d_prepare import cropped_image, read_voxels
 from scenegen.training.future3d_rows import PreparedScenes, released_crop
 from scenegen.training.future3d_voxels import structured_latents, voxel_features
 from scenegen.training.released import relative_placements

@@ -1,7 +1,7 @@
-"""Which voxels lie inside a mesh, by counting the surface along the rays of all voxel columns.
+"""Which voxels lie inside a mesh, by counting the surface along the rays of all voxel columns; or on its surface.
 
-Works for any closed mesh, of overlapping parts too (crossings are counted with their sign). Knows nothing about where
-a mesh comes from.
+The inside is that of any closed mesh, of overlapping parts too (crossings are counted with their sign). Knows nothing
+about where a mesh comes from.
 """
 
 from __future__ import annotations
@@ -29,6 +29,16 @@ def voxelise(mesh: trimesh.Trimesh, resolution: int = RESOLUTION) -> Grid:
         inside = _inside_along_z(triangles[:, :, order], resolution)
         votes += np.transpose(inside, np.argsort(order))
     return votes >= 2
+
+
+def surface_voxels(mesh: trimesh.Trimesh, resolution: int) -> Grid:
+    """bool [R, R, R]: voxels of the unit box that the surface runs through, to a quarter of a voxel."""
+    vertices, faces = trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.faces, 0.5 / resolution, max_iter=20)
+    points = np.concatenate([vertices, vertices[faces].mean(1)])
+    index = np.clip(np.floor((points + 0.5) * resolution), 0, resolution - 1).astype(np.int64)
+    grid = np.zeros((resolution,) * 3, dtype=bool)
+    grid[tuple(index.T)] = True
+    return grid
 
 
 def _inside_along_z(triangles: Floats, resolution: int) -> Grid:

@@ -1,6 +1,6 @@
 """`scenegen train STAGE`: the stages in their order, one command each, all resumable.
 
-data           synthetic scenes, rendered to disk
+data           synthetic scenes, rendered to disk; or your own (--from)
 structure-vae  occupancy <-> latents
 encoders       image and geometry encoders and the readout
 structure      flow and position head
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def add_parser(subparsers: Any) -> None:
         metavar="W",
         help="structure: start from TRELLIS's published flow (a folder or a file), whose layers stay frozen",
     )
+    parser.add_argument(
+        "--from",
+        dest="own_scenes",
+        type=Path,
+        metavar="FOLDER",
+        help="data: take your own scenes, each a folder in FOLDER as `scenegen synthesize` writes it",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render data")
     parser.add_argument("--out", type=Path, help="folder that export writes")
@@ -57,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
     config = json.loads(args.config.read_text())
     if args.init and args.stage != "structure":
         raise InvalidInput(f"--init is for the stage structure: {args.stage} does not start from published weights")
+    if args.own_scenes and args.stage != "data":
+        raise InvalidInput(f"--from is for the stage data: {args.stage} reads what that wrote to {args.runs}")
     if args.stage == "data":
         return _data(config, args)
     from scenegen.training import stages
@@ -72,15 +82,27 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _data(config: dict[str, Any], args: argparse.Namespace) -> int:
-    from scenegen.training.shards import make_shards
-
-    data = config["data"]
-    common = {
+    sizes = {
         "image_size": config["image_encoder"]["image_size"],
         "geometry_size": config["geometry_encoder"]["img_size"],
         "resolution": config["resolution"],
-        "workers": args.workers,
     }
+    if args.own_scenes:
+        return _own_data(sizes, args)
+    from scenegen.training.shards import make_shards
+
+    data = config["data"]
+    common = {**sizes, "workers": args.workers}
     make_shards(args.runs / "held_out", data["held_out_scenes"], first_seed=data["held_out_seed"], **common)
     make_shards(args.runs / "data", data["scenes"], first_seed=data["first_seed"], **common)
+    return 0
+
+
+def _own_data(sizes: dict[str, int], args: argparse.Namespace) -> int:
+    from scenegen.training.own_scenes import write_own_shards
+
+    written = write_own_shards(args.own_scenes, args.runs, **sizes)
+    for why, count in written.left_out.items():
+        print(f"left out: {count} {why}", file=sys.stderr)
+    print(f"{written.data} views to {args.runs / 'data'}, {written.held_out} to {args.runs / 'held_out'}")
     return 0

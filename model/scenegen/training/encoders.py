@@ -163,7 +163,7 @@ class EncoderStage:
     def object_terms(self, rows: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         """What asset images alone can tell: shape, yaw, family, extents."""
         model, device = self.model, self.model.box.weight.device
-        mirror = rng.random() < 0.5
+        mirror = self.train.procedural and rng.random() < 0.5
         found = self.train.targets(rows, mirror)
         target = {k: torch.from_numpy(v).to(device) for k, v in found.items()}
         crops = image_tensor(self.train.objects["crop"][rows]).to(device)  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ class EncoderStage:
     def scene_terms(self, scenes: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         """What takes the whole picture: where objects are, how large, and the geometry around them."""
         model, samples, device = self.model, self.train, self.model.box.weight.device
-        mirror = rng.random() < 0.5
+        mirror = self.train.procedural and rng.random() < 0.5
         targets = samples.targets(samples.rows(scenes), mirror)
         target = {k: torch.from_numpy(v).to(device) for k, v in targets.items()}
         cond = model.conditioner(*condition_batch(samples, scenes, rng, device, mirror))

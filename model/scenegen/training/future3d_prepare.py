@@ -6,7 +6,7 @@ voxels     voxels/MODEL.safetensors: the occupancy of every mesh in its unit box
 latents    latents/MODEL.safetensors: its structure latent, by the structure encoder of a checkpoint
 structured structured/MODEL.safetensors: its structured latent, by the image encoder and the latent encoder
 features   features/SCENE.safetensors: geometry tokens of every photograph, by the geometry encoder of a checkpoint
-samples    data/scenes_*.safetensors: the rows that `scenegen train` takes for small models
+samples    data/given_*.safetensors: the rows that `scenegen train` takes for small models
 
 Voxels are those that the surface runs through, as TRELLIS' structures are; `solid` adds the inside, which is what the
 synthetic objects and so small models have. The paper's filter by aesthetic score is not applied: its scores are not in
@@ -25,14 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 from tqdm import tqdm
 
-from scenegen.evaluation.voxels import voxelise
+from scenegen.evaluation.voxels import surface_voxels, voxelise
 from scenegen.generator.checkpoints import (
     find_encoder,
     find_model,
@@ -46,11 +45,11 @@ from scenegen.generator.latents.encoder import SLatEncoder
 from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.glb import meshes_to_glb
 from scenegen.scene import InvalidInput
-from scenegen.training import shards
 from scenegen.training.future3d import OPTICAL_OPENGL, Future3D, FutureModel, FutureScene, T_opengl_asset, asset_row
 from scenegen.training.future3d_upright import upright_scene
 from scenegen.training.future3d_voxels import VIEWS, structured_latents
 from scenegen.training.samples import Arrays, scene_sample
+from scenegen.training.shards import GivenShards
 from scenegen.weights import find_weights
 
 Grid = NDArray[np.bool_]
@@ -125,12 +124,9 @@ def write_features(dataset: Future3D, out: Path, weights: str, device: str) -> N
 
 def write_samples(dataset: Future3D, out: Path, *, image_size: int, geometry_size: int, resolution: int) -> None:
     """Step `samples`, of the voxels: shards for `Samples` in out/data. InvalidInput when no scene gives any."""
-    folder = out / "data"
-    folder.mkdir(parents=True, exist_ok=True)
+    given = GivenShards(out / "data")
     families = sorted(set(dataset.categories.values()))
     sizes = {"image_size": image_size, "geometry_size": geometry_size, "resolution": resolution}
-    waiting: list[tuple[Arrays, Arrays]] = []
-    written = 0
     for scene in tqdm(dataset.scenes(), desc="samples", unit="scene"):
         with dataset.leaving_out("scenes that cannot be sampled"):
             grids = {item.model_id: read_voxels(out, item.model_id) for item in scene.objects}
@@ -138,24 +134,10 @@ def write_samples(dataset: Future3D, out: Path, *, image_size: int, geometry_siz
             sample = scene_sample(upright[0], upright[1], **sizes)
             if sample is None:
                 raise InvalidInput(f"scene {scene.scene_id} shows no object large enough")
-            waiting.append(sample)
-        if len(waiting) == shards.SCENES_PER_SHARD:
-            _write_shard(folder, written, waiting)
-            written, waiting = written + len(waiting), []
-    if waiting:
-        _write_shard(folder, written, waiting)
-    if not written + len(waiting):
+            given.add(sample)
+    given.finish()
+    if not given.count:
         raise InvalidInput("no scene could be sampled, see the warnings: make the step `voxels` first")
-
-
-def surface_voxels(mesh: trimesh.Trimesh, resolution: int) -> Grid:
-    """bool [R, R, R]: voxels of the unit box that the surface runs through, to a quarter of a voxel."""
-    vertices, faces = trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.faces, 0.5 / resolution, max_iter=20)
-    points = np.concatenate([vertices, vertices[faces].mean(1)])
-    index = np.clip(np.floor((points + 0.5) * resolution), 0, resolution - 1).astype(np.int64)
-    grid = np.zeros((resolution,) * 3, dtype=bool)
-    grid[tuple(index.T)] = True
-    return grid
 
 
 def read_voxels(out: Path, model_id: str) -> Grid:
@@ -220,14 +202,6 @@ def _write_for_evaluation(
     }
     with _whole(truth) as path:
         path.write_bytes(meshes_to_glb(nodes))
-
-
-def _write_shard(folder: Path, first: int, samples: Sequence[tuple[Arrays, Arrays]]) -> None:
-    arrays = {f"scene.{k}": np.stack([shared[k] for shared, _ in samples]) for k in samples[0][0]}
-    arrays |= {f"object.{k}": np.concatenate([objects[k] for _, objects in samples]) for k in samples[0][1]}
-    arrays["counts"] = np.array([len(objects["crop"]) for _, objects in samples])
-    with _whole(shards.shard_path(folder, first)) as path:
-        save_file(arrays, path)
 
 
 def _model_ids(dataset: Future3D) -> list[str]:

@@ -1,7 +1,8 @@
-"""Training samples on disk: seeded shards of synthetic scenes, made by several processes, read by row.
+"""Training samples on disk: shards of scenes, written whole and read by row.
 
-A shard holds the arrays of samples.py of ``SCENES_PER_SHARD`` consecutive seeds and is a function of its first seed
-alone. Shards are written under a temporary name and renamed, so a reader never sees half of one.
+A shard ``scenes_*`` holds the arrays of samples.py of ``SCENES_PER_SHARD`` synthetic scenes of consecutive seeds and is
+a function of its first seed alone; several processes make them. A shard ``given_*`` holds scenes that came from files.
+Shards are written under a temporary name and renamed, so a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ from scenegen.synthetic.rendering import render
 from scenegen.synthetic.scenes import camera_path, make_camera, make_scene
 from scenegen.training.samples import Arrays, mirrored_targets, scene_sample
 
+Sample = tuple[Arrays, Arrays]
+"""Arrays of one scene and of its objects, as scene_sample gives them."""
+
 SCENES_PER_SHARD = 128
 WIDTH, HEIGHT = 320, 240
+GIVEN = "given_"
+"""How the names of shards begin whose scenes came from files."""
 
 
 def make_shards(
@@ -46,8 +52,7 @@ def shard_path(folder: Path, first_seed: int) -> Path:
 
 def _make_shard(job: tuple[Path, int, int, int, int]) -> None:
     folder, first_seed, image_size, geometry_size, resolution = job
-    shared: list[Arrays] = []
-    objects: list[Arrays] = []
+    samples: list[Sample] = []
     for seed in range(first_seed, first_seed + SCENES_PER_SHARD):
         rng = np.random.default_rng((seed, 1))
         scene = make_scene(seed)
@@ -55,27 +60,56 @@ def _make_shard(job: tuple[Path, int, int, int, int]) -> None:
         view = render(scene, camera, camera_path(scene, 1, seed, camera)[0])
         sample = scene_sample(scene, view, image_size=image_size, geometry_size=geometry_size, resolution=resolution)
         if sample is not None:
-            shared.append(sample[0])
-            objects.append(sample[1])
-    counts = np.array([len(o["crop"]) for o in objects])
-    arrays = {f"scene.{k}": np.stack([s[k] for s in shared]) for k in shared[0]}
-    arrays |= {f"object.{k}": np.concatenate([o[k] for o in objects]) for k in objects[0]}
-    path = shard_path(folder, first_seed)
+            samples.append(sample)
+    _write_shard(shard_path(folder, first_seed), samples)
+
+
+def _write_shard(path: Path, samples: Sequence[Sample]) -> None:
+    counts = np.array([len(objects["crop"]) for _, objects in samples])
+    arrays = {f"scene.{k}": np.stack([shared[k] for shared, _ in samples]) for k in samples[0][0]}
+    arrays |= {f"object.{k}": np.concatenate([objects[k] for _, objects in samples]) for k in samples[0][1]}
     part = path.with_suffix(f".part{os.getpid()}")
     save_file({"counts": counts, **arrays}, part)
     os.replace(part, path)
+
+
+class GivenShards:
+    """Writes samples of scenes that came from files into a folder, as they are added; `finish` writes the last shard.
+
+    count: how many were added.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self._waiting: list[Sample] = []
+
+    def add(self, sample: Sample) -> None:
+        """Add one more."""
+        self._waiting.append(sample)
+        self.count += 1
+        if len(self._waiting) == SCENES_PER_SHARD:
+            self.finish()
+
+    def finish(self) -> None:
+        """Write what waits for its shard to be full."""
+        if self._waiting:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_shard(self.folder / f"{GIVEN}{self.count - len(self._waiting):08d}.safetensors", self._waiting)
+            self._waiting = []
 
 
 class Samples:
     """Rows of a folder of shards, in memory.
 
     scene, objects: arrays as in samples.py, stacked. first [S], counts [S]: each scene's rows among the objects.
+    procedural: whether all scenes are synthetic, so that objects can be made again and are their own mirror images.
     """
 
     def __init__(self, folder: Path, *, limit: int | None = None) -> None:
-        paths = sorted(folder.glob("scenes_*.safetensors"))
+        paths = sorted([*folder.glob("scenes_*.safetensors"), *folder.glob(f"{GIVEN}*.safetensors")])
         if not paths:
             raise InvalidInput(f"{folder} holds no scenes_*.safetensors: make them with `scenegen train data`")
+        self.procedural = not any(path.name.startswith(GIVEN) for path in paths[:limit])
         shards = [load_file(path) for path in paths[:limit]]
         self._shards = [
             (int(path.stem.split("_")[1]), len(shard["counts"])) for path, shard in zip(paths, shards, strict=False)
@@ -87,7 +121,12 @@ class Samples:
         self.objects: Arrays = {k.removeprefix("object."): v for k, v in merged.items() if k.startswith("object.")}
 
     def made(self, row: int) -> ProceduralObject:
-        """The object of a row, made again from its scene's seed."""
+        """The object of a row, made again from its scene's seed. InvalidInput when there are scenes from files."""
+        if not self.procedural:
+            raise InvalidInput(
+                f"the data has scenes from files ({GIVEN}*.safetensors), and textures are taught on synthetic objects "
+                "only: export without --textures, or train `latents` in a runs folder of synthetic data"
+            )
         scene = int(np.searchsorted(self.first, row, side="right")) - 1
         seeds, counts = np.array(self._shards).T
         shard = int(np.searchsorted(np.cumsum(counts), scene, side="right"))

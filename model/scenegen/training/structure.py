@@ -71,11 +71,11 @@ class StructureStage:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Condition tokens, latents, placements [N, 8] and occupancy of scenes of equal count.
 
-        With ``rng`` half of all batches are mirrored, and exposure varies.
+        With ``rng`` half of all batches of synthetic scenes are mirrored, and exposure varies.
         """
         device = next(self.model.parameters()).device
         rows = samples.rows(scenes)
-        mirror = rng is not None and rng.random() < 0.5
+        mirror = rng is not None and samples.procedural and rng.random() < 0.5
         targets = samples.targets(rows, mirror)
         position, size, yaw = (torch.from_numpy(targets[k]).to(device) for k in ("position", "log_size", "yaw"))
         grids = torch.from_numpy(samples.occupancy(rows)).to(device)
