@@ -42,9 +42,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--shards", type=int, help="use only the first so many shards of data")
     parser.add_argument(
         "--init",
-        type=Path,
         metavar="W",
-        help="structure: start from TRELLIS's published flow (a folder or a file), whose layers stay frozen",
+        help="start from a whole SceneGen (a folder, or packaged weights such as tiny), which also stands in for "
+        "earlier stages; structure: or from TRELLIS's flow (a folder or a file), whose layers stay frozen",
     )
     parser.add_argument(
         "--from",
@@ -63,8 +63,8 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run one stage."""
     config = json.loads(args.config.read_text())
-    if args.init and args.stage != "structure":
-        raise InvalidInput(f"--init is for the stage structure: {args.stage} does not start from published weights")
+    if args.init and args.stage == "data":
+        raise InvalidInput("--init is for stages that train, and data trains nothing: leave it out")
     if args.own_scenes and args.stage != "data":
         raise InvalidInput(f"--from is for the stage data: {args.stage} reads what that wrote to {args.runs}")
     if args.stage == "data":
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     from scenegen.training import stages
 
     if args.stage == "export":
-        stages.export(config, args.runs, args.out or args.runs / "export", textures=args.textures)
+        stages.export(config, args.runs, args.out or args.runs / "export", textures=args.textures, init=args.init)
         return 0
     schedule = stages.Schedule(**config[args.stage.replace("-", "_")])
     if args.steps:

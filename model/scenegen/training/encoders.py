@@ -8,6 +8,7 @@ mask images; the geometry encoder depth and camera; the readout all that placeme
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def condition_batch(
     return assets, masks, whole, geometry[:, None], view, torch.from_numpy(rays).to(device)
 
 
-def varied_rays(rays: Rays, rng: np.random.Generator, counts: NDArray[np.int64]) -> Rays:
+def varied_rays(rays: NDArray[Any], rng: np.random.Generator, counts: NDArray[np.int64]) -> Rays:
     """Rays [N, 1 + ANGLES] of scenes with so many objects each, as a robot knows them: a little off, or not at all.
 
     Pitch and focal length are off by the same for all objects of a scene.

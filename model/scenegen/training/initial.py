@@ -1,4 +1,4 @@
-"""Where training a flow starts: from nothing, or from published weights and with most of them frozen.
+"""Where training starts: from nothing, from a whole SceneGen, or from TRELLIS and with most of it frozen.
 
 spec/structure.md section 8: the local layers of the structure flow are TRELLIS's, and frozen; what a scene needs
 besides is new, and trained. Knows nothing about losses or data.
@@ -12,11 +12,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from scenegen.generator.checkpoints import find_model, load_pipeline
+from scenegen.generator.checkpoints import find_model, load_model, load_pipeline
 from scenegen.generator.checkpoints.tensors import differences, listed, opened
+from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.latents.flow import SLatFlowModel
+from scenegen.generator.loading import load_parts
 from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.generator.structure.readout import ConditionReadout
+from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.scene import InvalidInput
+from scenegen.training.structure_vae import StructureVAE
+from scenegen.weights import find_weights
 
 TRAINED = re.compile(
     "global_attn|global_cross_attn|adaLN_modulation_global|position_token|register_token|position_head"
@@ -78,3 +84,68 @@ def start_from_trellis(flow: SparseStructureFlowModel, place: Path) -> list[str]
     for name, parameter in flow.named_parameters():
         parameter.requires_grad_(bool(TRAINED.search(name)))
     return [name for name, parameter in flow.named_parameters() if parameter.requires_grad]
+
+
+RAYS = re.compile(r"^(read_rays|rays_to_|to_lifted)")
+"""Names of what a readout with a ray token has more than one without."""
+
+
+def is_scenegen(place: str | Path) -> bool:
+    """Whether a place is a whole SceneGen's checkpoint, whose flow places assets; TRELLIS's is not."""
+    try:
+        folder = find_weights(place)
+    except InvalidInput:
+        return False
+    with opened(structure_flow_file(folder)) as stored:
+        return any(name.startswith("position_head") for name in stored.keys())  # noqa: SIM118
+
+
+class Checkpoint:
+    """A whole SceneGen that training goes on from: packaged weights, or a folder that `export` wrote.
+
+    place: whatever find_weights takes. Raises InvalidInput as load_parts does.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.folder = find_weights(place)
+        self.parts = load_parts(self.folder, "cpu", "all", "exact")
+
+    def structure_vae(self, vae: StructureVAE) -> None:
+        """Give ``vae`` its encoder and decoder; InvalidInput also when the checkpoint has no encoder."""
+        name = load_pipeline(self.folder)["models"].get("sparse_structure_encoder")
+        if not isinstance(name, str):
+            raise InvalidInput(
+                f"{self.folder / 'pipeline.json'} has no sparse_structure_encoder, which training needs: use weights "
+                "that `scenegen train export` wrote"
+            )
+        self._copy(load_model(find_model(self.folder, name), SparseStructureEncoder), vae.encoder)
+        self._copy(self.parts.decoder, vae.decoder)
+
+    def encoders(self, conditioner: Conditioner, readout: ConditionReadout) -> None:
+        """Give them the checkpoint's weights; rays, which its readout may not know, stay without effect then."""
+        self._copy(self.parts.conditioner, conditioner)
+        if isinstance(self.parts.flow.readout, ConditionReadout):
+            self._copy(self.parts.flow.readout, readout, apart=RAYS)
+
+    def flow(self, flow: SparseStructureFlowModel) -> None:
+        """Give a structure flow its weights, but for what is read out of the condition, which is the encoders'."""
+        self._copy(self.parts.flow, flow, apart=re.compile(r"^readout\."))
+
+    def latent_flow(self, flow: SLatFlowModel) -> None:
+        """Give a latent flow its weights; InvalidInput when the checkpoint makes no textures."""
+        if self.parts.latents is None:
+            raise InvalidInput(f"{self.folder} has no structured latents: leave --init out, or use other weights")
+        self._copy(self.parts.latents.flow, flow)
+
+    def _copy(self, source: nn.Module, target: nn.Module, apart: re.Pattern[str] | None = None) -> None:
+        """apart: names that are only taken where both have them alike."""
+        stored, wanted = source.state_dict(), target.state_dict()
+        expected, found = ({name: list(v.shape) for name, v in side.items()} for side in (wanted, stored))
+        for name in expected.keys() | found.keys():
+            if apart is not None and apart.search(name) and expected.get(name) != found.get(name):
+                for side in (expected, found, stored):
+                    side.pop(name, None)
+        if troubles := differences(expected, found):
+            kind = type(target).__name__
+            raise InvalidInput(f"{kind} of {self.folder} does not fit the config's: {listed(troubles)}")
+        target.load_state_dict(stored, strict=False)

@@ -17,7 +17,7 @@ from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.readout import ConditionReadout
 from scenegen.training.distributed import own_device
 from scenegen.training.encoders import EncoderPretraining, EncoderStage, initialise_encoders
-from scenegen.training.initial import start_from_nothing, start_from_trellis
+from scenegen.training.initial import Checkpoint, is_scenegen, start_from_nothing, start_from_trellis
 from scenegen.training.latent_vae import LatentVAE, LatentVAEStage
 from scenegen.training.latents import LatentStage
 from scenegen.training.loop import Schedule, Stage, load_average, run
@@ -39,44 +39,56 @@ def train(
     *,
     device: str = "cpu",
     shards: int | None = None,
-    init: Path | None = None,
+    init: str | None = None,
 ) -> None:
     """Train stage ``name``, one of STAGES, into ``runs``/name; resumes what is there.
 
-    shards: read only the first so many. init: published weights that the structure flow starts from, see
-    start_from_trellis. Raises InvalidInput when the device can't be used, or data or an earlier
-    stage is missing.
+    shards: read only the first so many. init: a whole SceneGen (a folder, or "tiny") that the stage starts from, and
+    that stands in for earlier stages which ``runs`` has not; or TRELLIS's weights for the structure flow, see
+    start_from_trellis. Raises InvalidInput when the device can't be used, or data or an earlier stage is missing.
     """
     stage: Stage
     device = own_device(device)
     require_device(device)
+    start = Checkpoint(init) if init is not None and is_scenegen(init) else None
     if name == "structure-vae":
         grids = (object_grids(seeds, config["resolution"]) for seeds in (VAE_OBJECTS, VAE_HELD_OUT))
-        run(StructureVAEStage(_vae(config), *grids), schedule, runs / name, device=device)
+        vae = _vae(config)
+        if start is not None:
+            start.structure_vae(vae)
+        run(StructureVAEStage(vae, *grids), schedule, runs / name, device=device)
         return
     if name == "latent-vae":
-        run(LatentVAEStage(_latent_vae(config, _image_encoder(config, runs))), schedule, runs / name, device=device)
+        latent_vae = _latent_vae(config, trained_encoders(config, runs, start).conditioner.image_encoder)
+        run(LatentVAEStage(latent_vae), schedule, runs / name, device=device)
         return
     samples = Samples(runs / "data", limit=shards)
     held_out = Samples(runs / "held_out")
     if name == "latents":
-        image_encoder = _image_encoder(config, runs).to(device)
+        image_encoder = trained_encoders(config, runs, start).conditioner.image_encoder.to(device)
         latent_vae, normalisation = _trained_latent_vae(config, runs)
-        stage = LatentStage(latent_flow(config), image_encoder, latent_vae.to(device), normalisation, samples, held_out)
+        of_latents = latent_flow(config)
+        if start is not None:
+            start.latent_flow(of_latents)
+        stage = LatentStage(of_latents, image_encoder, latent_vae.to(device), normalisation, samples, held_out)
         run(stage, schedule, runs / name, device=device)
         return
-    vae = standard_vae(config, runs).to(device)
+    vae = standard_vae(config, runs, start).to(device)
     if name == "encoders":
         layout = {"patch": config["flow"]["patch_size"], "resolution": config["flow"]["resolution"]}
-        stage = EncoderStage(_encoders(config), vae, samples, held_out, **layout)
+        learner = _encoders(config)
+        if start is not None:
+            start.encoders(learner.conditioner, learner.readout)
+        stage = EncoderStage(learner, vae, samples, held_out, **layout)
     else:
-        encoders = load_average(runs / "encoders", _encoders(config))
-        assert isinstance(encoders, EncoderPretraining)
+        encoders = trained_encoders(config, runs, start)
         flow = SparseStructureFlowModel(**config["flow"])
-        if init is None:
-            start_from_nothing(flow)
+        if start is not None:
+            start.flow(flow)
+        elif init is not None:
+            start_from_trellis(flow, Path(init))
         else:
-            start_from_trellis(flow, init)
+            start_from_nothing(flow)
         if flow.readout is not None:
             flow.readout.load_state_dict(encoders.readout.state_dict())
             flow.readout.requires_grad_(False)
@@ -84,15 +96,16 @@ def train(
     run(stage, schedule, runs / name, device=device)
 
 
-def export(config: Config, runs: Path, folder: Path, textures: bool = False) -> None:
+def export(config: Config, runs: Path, folder: Path, textures: bool = False, init: str | None = None) -> None:
     """Write the averaged weights of all stages as a checkpoint folder in fp16 that ``--weights`` takes.
 
-    textures: with the stages of structured latents. Raises InvalidInput when a stage is missing.
+    textures: with the stages of structured latents. init: the whole SceneGen that structure VAE and encoders are taken
+    from where ``runs`` has none. Raises InvalidInput when a stage is missing.
     """
-    structure_vae = standard_vae(config, runs)
-    encoders = load_average(runs / "encoders", _encoders(config))
+    start = None if init is None else Checkpoint(init)
+    structure_vae = standard_vae(config, runs, start)
+    encoders = trained_encoders(config, runs, start)
     flow = load_average(runs / "structure", SparseStructureFlowModel(**config["flow"]))
-    assert isinstance(encoders, EncoderPretraining)
     save_model(folder, "ss_flow", flow, config["flow"])
     save_model(folder, "ss_dec", structure_vae.decoder, config["structure_decoder"])
     save_model(folder, "ss_enc", structure_vae.encoder, config["structure_encoder"])
@@ -128,10 +141,13 @@ def _sampler(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "args": {"sigma_min": 1e-5}, "params": params}
 
 
-def standard_vae(config: Config, runs: Path) -> StructureVAE:
-    """The trained structure VAE with latents of unit deviation over its held-out objects."""
-    vae = load_average(runs / "structure-vae", _vae(config))
-    assert isinstance(vae, StructureVAE)
+def standard_vae(config: Config, runs: Path, start: Checkpoint | None = None) -> StructureVAE:
+    """The trained structure VAE, or that of ``start``, with latents of unit deviation over its held-out objects."""
+    vae = _vae(config)
+    if start is not None and not (runs / "structure-vae" / "checkpoint.pt").exists():
+        start.structure_vae(vae)
+        return vae.eval()  # what export wrote has unit deviation
+    load_average(runs / "structure-vae", vae)
     vae.standardise(unpack_grids(object_grids(VAE_HELD_OUT, config["resolution"])))
     return vae
 
@@ -153,10 +169,14 @@ def _trained_latent_vae(config: Config, runs: Path) -> tuple[LatentVAE, LatentNo
     return vae, LatentNormalisation(*vae.standard())
 
 
-def _image_encoder(config: Config, runs: Path) -> ImageEncoder:
-    encoders = load_average(runs / "encoders", _encoders(config))
-    assert isinstance(encoders, EncoderPretraining)
-    return encoders.conditioner.image_encoder
+def trained_encoders(config: Config, runs: Path, start: Checkpoint | None = None) -> EncoderPretraining:
+    """The trained encoders and readout, or those of ``start``."""
+    encoders = _encoders(config)
+    if start is not None and not (runs / "encoders" / "checkpoint.pt").exists():
+        start.encoders(encoders.conditioner, encoders.readout)
+        return encoders.eval()
+    load_average(runs / "encoders", encoders)
+    return encoders
 
 
 def _vae(config: Config) -> StructureVAE:

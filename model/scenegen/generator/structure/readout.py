@@ -117,8 +117,8 @@ class ConditionReadout(nn.Module):
             self.to_lifted = _place_head(channels)
             # Zero, so that a readout that was trained without rays can go on with them.
             for last in (self.rays_to_shape, self.rays_to_yaw, self.rays_to_place, self.to_lifted[3]):
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+                for parameter in last.parameters():
+                    nn.init.zeros_(parameter)
 
     def forward(self, cond: Tensor, *, scenes: int = 1) -> ConditionEstimate:
         """cond [N, T, C], the assets of ``scenes`` scenes of equal count, scene-major; the first of each is its query.
