@@ -30,7 +30,7 @@ from scenegen.training import released_stage
 from scenegen.training.cli import CONFIGS
 from scenegen.training.initial import TRAINED, start_from_trellis
 from scenegen.training.loop import Schedule, run
-from scenegen.training.released import PlacementWeight, ReleasedLoss
+from scenegen.training.released import PlacementWeight, ReleasedLoss, collision_ratio
 from scenegen.training.released_order import GroupOrder, is_held_out
 from scenegen.training.released_stage import MOST_VALIDATED, draw_times, flow_of
 
@@ -101,6 +101,22 @@ def test_a_lone_asset_teaches_the_head_nothing_and_moves_no_weight() -> None:
     terms.loss.backward()
     assert float(terms.loss.detach()) == 1 and float(terms.balance) == 0
     assert predicted.grad is not None and not predicted.grad.any(), "zero, so that optimisers do the same everywhere"
+
+
+def test_collisions_are_counted_and_nothing_decoded_is_none() -> None:
+    class Decoded(torch.nn.Module):
+        def forward(self, latents: torch.Tensor) -> torch.Tensor:
+            return latents
+
+    placements = torch.tensor([[0.0, 0, 0, 1, 0, 0, 0, 1]]).repeat(3, 1)
+    full = torch.ones(3, 1, 4, 4, 4)
+    assert float(collision_ratio(Decoded(), full, placements)) == pytest.approx(1)
+    placements[2, 0] = 3
+    assert float(collision_ratio(Decoded(), full, placements)) == 0
+    assert float(collision_ratio(Decoded(), full * float("nan"), placements)) == 0
+    one = torch.zeros(3, 1, 4, 4, 4)
+    one[1, 0, 0, 0, 0] = 1
+    assert float(collision_ratio(Decoded(), one, placements)) == 0
 
 
 def test_the_weight_follows_the_mean_of_all_parts() -> None:

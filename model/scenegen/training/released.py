@@ -162,8 +162,10 @@ def collision_ratio(decoder: nn.Module, latents: Tensor, placements: Tensor) -> 
     """Share of the scene's occupied cells that hold more than one object; the query's does not count, as released."""
     points = world_points(decoder, latents, placements)
     together = torch.cat(points)
+    if not len(together):  # nothing is decoded early in training, or of a velocity that overflowed
+        return latents.new_zeros(())
     low, high = together.amin(0), together.amax(0)
-    side = (high - low).max()
+    side = (high - low).max().clamp(min=1e-6)
     size = COLLISION_RESOLUTION
     count = torch.zeros(size**3, device=latents.device)
     for cloud in points[1:]:
