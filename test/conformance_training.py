@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scenegen.generator.sampling import SIGMA_MIN, predict_clean
 from scenegen.generator.structure.vae import SparseStructureDecoder
-from scenegen.training.released import ReleasedLoss, relative_placements, world_points
+from scenegen.training.released import PlacementWeight, ReleasedLoss, relative_placements, world_points
 
 Config = dict[str, Any]
 
@@ -38,9 +38,10 @@ class _TrainLosses(nn.Module):
             points = world_points(self.decoder, clean, positions)
             outputs["world_points"] = torch.cat(points)
             outputs["num_points"] = torch.tensor([len(p) for p in points])
-        loss = ReleasedLoss(self.decoder)
+        loss = ReleasedLoss(self.decoder, PlacementWeight())
         for step in range(2):
             terms = loss(pred_v, rest[f"pred_positions_step{step}"], x_0, positions, noise, t)
+            loss.weight.note(float(terms.balance))
             names = {
                 "mse": terms.flow,
                 "loss": terms.loss,

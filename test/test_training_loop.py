@@ -22,6 +22,7 @@ from scenegen.cli import main
 from scenegen.generator.checkpoints import save_model, save_pipeline
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.scene import InvalidInput
+from scenegen.training.clipping import REMEMBERED, GradientClip
 from scenegen.training.distributed import Group, own_device
 from scenegen.training.events import EventFile, checksum
 from scenegen.training.initial import start_from_trellis
@@ -87,6 +88,43 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     run(resumed, FP32, tmp_path / "cut")
     assert resumed.calls == 20, "the first 20 steps stand in the checkpoint"
     assert_equal(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut"))
+
+
+def test_what_norms_were_of_late_is_remembered_by_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scenegen.training.clipping.REMEMBERED", 12)
+    released = replace(FP32, optimiser="adamw", betas=[0.9, 0.999], decay=False, clip_norm=100, clip_percentile=20)
+    run(LineStage(), released, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(LineStage(fail_at=27), released, tmp_path / "cut")
+    run(LineStage(), released, tmp_path / "cut")
+    state = checkpoint(tmp_path / "cut")
+    assert_equal(checkpoint(tmp_path / "whole"), state)
+    assert len(state["clip"]["norms"]) == 12  # type: ignore[index]
+    assert [released.rate(step) for step in (4, 5, 39)] == [released.learning_rate] * 3
+    (optimiser,) = state["optimisers"]  # type: ignore[misc]
+    assert optimiser["param_groups"][0]["betas"] == (0.9, 0.999)
+    run(LineStage(), replace(released, clip_percentile=None), tmp_path / "free")
+    weights = [checkpoint(tmp_path / name)["model"]["0.weight"] for name in ("whole", "free")]  # type: ignore[index]
+    assert not torch.equal(*weights), "the percentile was the lower limit"
+
+
+def test_gradients_are_clipped_at_a_percentile_of_the_norms_before() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    clip = GradientClip(1000.0, 95)
+    for norm in (*range(1, REMEMBERED + 1), float("inf")):
+        parameter.grad = torch.tensor([float(norm)])
+        assert clip([parameter]) == norm
+        assert parameter.grad == norm or norm == float("inf")
+    parameter.grad = torch.tensor([2000.0])
+    assert clip([parameter]) == 2000
+    assert float(parameter.grad) == pytest.approx(np.percentile(range(1, REMEMBERED + 1), 95), rel=1e-4)
+
+
+def test_unknown_words_of_a_schedule_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="optimiser is 'adam'"):
+        replace(FP32, optimiser="adam")  # type: ignore[arg-type]
 
 
 def test_two_processes_train_as_one_that_does_both_parts(tmp_path: Path) -> None:

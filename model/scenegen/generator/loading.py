@@ -83,7 +83,7 @@ def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"], m
         raise InvalidInput(f"{folder / 'pipeline.json'}: multiview {multiview!r} must be 'published' or 'joint'")
     sampler = structure_sampler(folder, args, mode)
     image_name, geometry_name, flow_name, decoder_name = (
-        _named(folder, args, role)
+        place_in_pipeline(folder, args, role)
         for role in ("image_cond_model", "vggt_model", "sparse_structure_flow_model", "sparse_structure_decoder")
     )
     half = half_for(device, fast=mode == "fast")
@@ -107,7 +107,7 @@ def _latent_parts(
     folder: Path, args: dict[str, Any], half: torch.dtype, mode: Mode
 ) -> tuple[LatentParts, list[Stored[Any]]]:
     def opened(role: str, kind: type[Model]) -> Stored[Model]:
-        return open_model(find_model(folder, _named(folder, args, role)), kind, half=half)
+        return open_model(find_model(folder, place_in_pipeline(folder, args, role)), kind, half=half)
 
     stand_on = args.get("latent_voxels", "occupied")
     if stand_on not in ("occupied", "surface"):
@@ -126,7 +126,8 @@ def _latent_parts(
     return parts, [flow, mesh, *gaussians]
 
 
-def _named(folder: Path, args: dict[str, Any], role: str) -> str:
+def place_in_pipeline(folder: Path, args: dict[str, Any], role: str) -> str:
+    """Where a checkpoint's `pipeline.json` says that the model of a role is. InvalidInput when it does not say."""
     name = args["models"].get(role, args.get(role))
     if not isinstance(name, str):
         raise InvalidInput(f"{folder / 'pipeline.json'} has no {role}: give its path relative to the folder")

@@ -7,6 +7,8 @@ structure      flow and position head
 latent-vae     structured latents of a surface <-> its shape and colours
 latents        flow over structured latents
 export         the trained weights as a folder for --weights
+
+A config with prepared scenes (configs/full.json) has structure and export alone: docs/3d-future.md.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--config", type=Path, default=CONFIGS / "tiny.json", help="sizes and schedules (default: tiny)"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/tiny"), help="folder of data and checkpoints")
+    parser.add_argument("--runs", type=Path, help="folder of data and checkpoints (default: runs/CONFIG)")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the config's")
     parser.add_argument("--shards", type=int, help="use only the first so many shards of data")
     parser.add_argument(
@@ -53,6 +55,8 @@ def add_parser(subparsers: Any) -> None:
         metavar="FOLDER",
         help="data: take your own scenes, each a folder in FOLDER as `scenegen synthesize` writes it",
     )
+    parser.add_argument("--data", type=Path, help="folder of prepared scenes, for a config that trains on them")
+    parser.add_argument("--weights", metavar="W", help="with --data: whose image encoder and structure decoder serve")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render data")
     parser.add_argument("--out", type=Path, help="folder that export writes")
@@ -63,6 +67,13 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run one stage."""
     config = json.loads(args.config.read_text())
+    args.runs = args.runs or Path("runs") / args.config.stem
+    if "prepared" in config:
+        from scenegen.training import released_cli
+
+        return released_cli.main(config, args)
+    if args.data or args.weights:
+        raise InvalidInput(f"--data and --weights are for a config with `prepared` scenes, which {args.config} is not")
     if args.init and args.stage == "data":
         raise InvalidInput("--init is for stages that train, and data trains nothing: leave it out")
     if args.own_scenes and args.stage != "data":

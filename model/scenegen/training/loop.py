@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from scenegen.scene import InvalidInput
+from scenegen.training.clipping import GradientClip
 from scenegen.training.distributed import Group, processes
 from scenegen.training.log import Log
 
@@ -45,12 +46,25 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class SteppedStage(Stage, Protocol):
+    """A stage whose parts of a step belong together, or that learns from a step by itself."""
+
+    def begin(self, step: int, part: int) -> None:
+        """The next `loss` is that of this part of this step."""
+        ...
+
+    def end(self, terms: Mapping[str, float]) -> None:
+        """A step was taken, with these mean terms of all parts, which are the same in every process."""
+        ...
+
+
 Optimisers = Sequence[torch.optim.Optimizer]
-State = tuple[nn.Module, torch.optim.swa_utils.AveragedModel, Optimisers, torch.amp.GradScaler]
+State = tuple[nn.Module, torch.optim.swa_utils.AveragedModel, Optimisers, torch.amp.GradScaler, GradientClip]
 """Of a run: the model, its moving average, what steps it."""
 
 BETAS = (0.9, 0.98)
-"""AdamW's: runs of a few thousand steps have no use for a longer memory of gradient sizes."""
+"""AdamW's, if a schedule has no others: runs of a few thousand steps need no longer memory of gradient sizes."""
 
 HIDDEN_WIDTH = 64
 """A matrix narrower than this on one side reads inputs or writes outputs: no hidden layer's."""
@@ -60,9 +74,11 @@ HIDDEN_WIDTH = 64
 class Schedule:
     """steps: optimiser steps. learning_rate: peak, reached after ``warmup`` steps, then a cosine down to a hundredth.
 
-    ema: decay of the moving average, itself warmed up as (1 + step) / (10 + step). parts: batches of a stage that make
-    up one step, together in memory only where processes share them. precision: of what autocast chooses; with fp16 the
-    loss is scaled, and a step whose gradients overflow is left out.
+    decay: false keeps the rate at its peak. optimiser: `muon`, with AdamW where that does not fit, or `adamw` for all.
+    betas: AdamW's. clip_norm, clip_percentile: gradients are clipped at that norm, and at that percentile of the norms
+    of late. ema: decay of the moving average, itself warmed up as (1 + step) / (10 + step). parts: batches of a stage
+    that make up one step, together in memory only where processes share them. precision: of what autocast chooses; with
+    fp16 the loss is scaled, and a step whose gradients overflow is left out. InvalidInput for an unknown word.
     """
 
     steps: int
@@ -75,11 +91,22 @@ class Schedule:
     save_every: int = 200
     parts: int = 1
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    optimiser: Literal["muon", "adamw"] = "muon"
+    betas: Sequence[float] = BETAS
+    decay: bool = True
+    clip_percentile: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("precision", ("bf16", "fp16", "fp32")), ("optimiser", ("muon", "adamw"))):
+            if getattr(self, name) not in known:
+                raise InvalidInput(f"a schedule's {name} is {getattr(self, name)!r}: it must be one of {known}")
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
+        if not self.decay:
+            return self.learning_rate
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
@@ -102,7 +129,9 @@ def _run(stage: Stage, schedule: Schedule, folder: Path, seed: int, group: Group
     optimisers = make_optimisers(trainable, schedule)
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=None, multi_avg_fn=_ema(schedule.ema), use_buffers=True)
     scaler = torch.amp.GradScaler(torch.device(group.device).type, enabled=schedule.precision == "fp16")
-    start = _resume(folder / "checkpoint.pt", model, average, optimisers, scaler)
+    clip = GradientClip(schedule.clip_norm, schedule.clip_percentile)
+    state = (model, average, optimisers, scaler, clip)
+    start = _resume(folder / "checkpoint.pt", *state)
     group.wait()  # nobody writes before everybody has read
     log = Log(folder, start) if group.writes else None
     shown = {"initial": start, "total": schedule.steps, "desc": folder.name, "mininterval": 5}
@@ -113,10 +142,12 @@ def _run(stage: Stage, schedule: Schedule, folder: Path, seed: int, group: Group
             terms = _gradients(stage, schedule, (seed, step), trainable, scaler, group)
             for optimiser in optimisers:
                 scaler.unscale_(optimiser)
-            norm = nn.utils.clip_grad_norm_(trainable, schedule.clip_norm)
+            norm = clip(trainable)
             if torch.isfinite(norm):
                 for optimiser in optimisers:
                     optimiser.step()
+                if isinstance(stage, SteppedStage):
+                    stage.end(terms)
                 average.update_parameters(model)
             if scaler.is_enabled():
                 scaler.update()
@@ -124,7 +155,7 @@ def _run(stage: Stage, schedule: Schedule, folder: Path, seed: int, group: Group
             if log is not None:
                 log.train(step, terms | {"grad_norm": float(norm)})
                 bar.set_postfix(loss=f"{log.smooth:.3f}", refresh=False)
-                _keep(stage, schedule, step, log, (model, average, optimisers, scaler))
+                _keep(stage, schedule, step, log, state)
     average.module.eval()
     group.wait()
     result: nn.Module = average.module
@@ -149,6 +180,8 @@ def _gradients(
         noise = torch.Generator().manual_seed(number)
         torch.manual_seed(number)
         rng = np.random.default_rng((seed, step) if schedule.parts == 1 else (seed, step, part))
+        if isinstance(stage, SteppedStage):
+            stage.begin(step, part)
         with attention_for_training(group.device):
             with torch.autocast(kind, dtype, enabled=schedule.precision != "fp32"):
                 terms = stage.loss(rng, noise)
@@ -174,16 +207,18 @@ def _keep(stage: Stage, schedule: Schedule, step: int, log: Log, state: State) -
 
 
 def make_optimisers(parameters: Sequence[nn.Parameter], schedule: Schedule) -> Optimisers:
-    """Muon for the matrices of hidden layers, AdamW for the rest (embeddings, convolutions, heads, vectors).
+    """Muon for the matrices of hidden layers, AdamW for the rest (embeddings, convolutions, heads, vectors) or for all.
 
     Encoders came as far in 340 steps as with AdamW alone in 450, for a tenth more time per step. Muon's updates are
     scaled to AdamW's size, so both take one learning rate.
     """
-    matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= HIDDEN_WIDTH]
+    hidden = [p for p in parameters if p.ndim == 2 and min(p.shape) >= HIDDEN_WIDTH]
+    matrices = hidden if schedule.optimiser == "muon" else []
     taken = {id(p) for p in matrices}
     lr, decay = schedule.learning_rate, schedule.weight_decay
     rest = [p for p in parameters if id(p) not in taken]
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr, betas=BETAS, weight_decay=decay)]
+    first, second = schedule.betas
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr, betas=(first, second), weight_decay=decay)]
     if matrices:
         optimisers.append(torch.optim.Muon(matrices, lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return optimisers
@@ -210,16 +245,28 @@ def _ema(decay: float) -> Callable[[Iterable[Tensor], Iterable[Tensor], Tensor |
 
 
 def _save(
-    path: Path, step: int, model: nn.Module, average: nn.Module, optimisers: Optimisers, scaler: torch.amp.GradScaler
+    path: Path,
+    step: int,
+    model: nn.Module,
+    average: nn.Module,
+    optimisers: Optimisers,
+    scaler: torch.amp.GradScaler,
+    clip: GradientClip,
 ) -> None:
     part = path.with_suffix(".part")
-    state = {"model": model.state_dict(), "average": average.state_dict(), "scaler": scaler.state_dict()}
+    state = {"model": model.state_dict(), "average": average.state_dict()}
+    state |= {"scaler": scaler.state_dict(), "clip": clip.state_dict()}
     torch.save({"step": step, "optimisers": [optimiser.state_dict() for optimiser in optimisers], **state}, part)
     os.replace(part, path)  # A run killed while saving still finds the checkpoint before.
 
 
 def _resume(
-    path: Path, model: nn.Module, average: nn.Module, optimisers: Optimisers, scaler: torch.amp.GradScaler
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimisers: Optimisers,
+    scaler: torch.amp.GradScaler,
+    clip: GradientClip,
 ) -> int:
     if not path.exists():
         return 0
@@ -231,6 +278,8 @@ def _resume(
             optimiser.load_state_dict(saved)
         if state.get("scaler"):  # empty but for fp16
             scaler.load_state_dict(state["scaler"])
+        if "clip" in state:  # older checkpoints have none, and need none
+            clip.load_state_dict(state["clip"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise InvalidInput(f"{path} is a checkpoint of another model: use a new --out folder ({error})") from error
     return int(state["step"])

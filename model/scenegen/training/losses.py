@@ -56,6 +56,17 @@ def placement_loss(predicted: Tensor, true: Tensor, scenes: int) -> Tensor:
     return weights["translation"] * translation + weights["rotation"] * rotation + weights["scale"] * scale
 
 
+def placement_errors(predicted: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """How far placements [N, 8] are off, each [N]: translation (query sizes), scale_log, rotation_deg."""
+    predicted, true = predicted.float(), true.float()
+    dot = (F.normalize(predicted[:, 3:7], dim=-1) * true[:, 3:7]).sum(-1).abs()
+    return {
+        "translation": (predicted[:, :3] - true[:, :3]).norm(dim=-1),
+        "scale_log": (predicted[:, 7].clamp(min=1e-3) / true[:, 7]).log().abs(),
+        "rotation_deg": 2 * dot.clamp(max=1).acos().rad2deg(),
+    }
+
+
 def scene_extent(placements: Tensor) -> Tensor:
     """Extents [S, 1, 3] per axis of scenes whose assets [S, N, 8] are taken for cubes of their scale, at least 0.01."""
     half = placements[..., 7:] / 2

@@ -52,7 +52,8 @@ class LossTerms:
     """Terms of one step, scalars.
 
     loss is flow + weight * placement; placement holds the collision term too, which comes of collision_ratio.
-    translation (query sizes), rotation, scale: mean absolute errors, to be logged.
+    translation (query sizes), rotation, scale: mean absolute errors, to be logged. balance: flow / placement, what the
+    weight follows; 0 where there is but one asset, and no placement.
     """
 
     loss: Tensor
@@ -63,19 +64,44 @@ class LossTerms:
     placement: Tensor
     collision_ratio: Tensor
     weight: Tensor
+    balance: Tensor
+
+
+class PlacementWeight(nn.Module):
+    """The weight of the placement terms: flow / placement averaged over steps, within WEIGHT_RANGE.
+
+    A module so that whatever saves a training saves the average with it; 0 before the first step.
+    """
+
+    average: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, balance: Tensor) -> Tensor:
+        """The weight [] in a step of that balance []."""
+        return self._moved(balance).clamp(*WEIGHT_RANGE)
+
+    def note(self, balance: float) -> None:
+        """Move the average on by a step of that balance. Parts of a step all see the average from before it."""
+        self.average.copy_(self._moved(self.average.new_tensor(balance)))
+
+    def _moved(self, balance: Tensor) -> Tensor:
+        return torch.where(self.average > 0, WEIGHT_DECAY * self.average + (1 - WEIGHT_DECAY) * balance, balance)
 
 
 class ReleasedLoss:
     """The composite loss as released: flow matching, placement, and a collision term without gradient.
 
-    The last two are weighted so that they stay beside the first: by a moving average over steps, which this object
-    keeps. ``decoder``: structure decoder for the collision term, None leaves it out. The released code fails in that
+    The last two are weighted so that they stay beside the first. decoder: structure decoder for the collision term,
+    None leaves it out. weight: what whoever trains moves on after each step. The released code fails in the collision
     term on its decoder's channel axis; here it means what it says.
     """
 
-    def __init__(self, decoder: nn.Module | None) -> None:
+    def __init__(self, decoder: nn.Module | None, weight: PlacementWeight) -> None:
         self.decoder = decoder
-        self.weight: Tensor | None = None
+        self.weight = weight
 
     def __call__(
         self, velocity: Tensor, predicted: Tensor, latents: Tensor, placements: Tensor, noise: Tensor, times: Tensor
@@ -88,7 +114,8 @@ class ReleasedLoss:
         flow = F.mse_loss(velocity.float(), (1 - SIGMA_MIN) * noise - latents)
         zero = flow.new_zeros(())
         if len(latents) == 1:
-            return LossTerms(flow, flow, zero, zero, zero, zero, zero, zero)
+            # A gradient of zero, not none: optimisers then do the same however many processes share a step.
+            return LossTerms(flow + 0 * predicted.float().sum(), flow, zero, zero, zero, zero, zero, zero, zero)
         extent = scene_extent(placements[None])[0]
         predicted, true = predicted.float()[1:], placements[1:]
         parts = {"translation": (0, 3), "rotation": (3, 7), "scale": (7, 8)}
@@ -102,13 +129,12 @@ class ReleasedLoss:
             x = (1 - time) * latents + (SIGMA_MIN + (1 - SIGMA_MIN) * time) * noise
             ratio = collision_ratio(self.decoder, predict_clean(x, velocity.float(), time), placements)
         beside = placement + _huber(ratio, COLLISION_BETA)
-        weight = self._next_weight(flow.detach() / (beside.detach() + 1e-8))
-        return LossTerms(flow + weight * beside, flow, **logged, placement=beside, collision_ratio=ratio, weight=weight)
-
-    def _next_weight(self, balance: Tensor) -> Tensor:
-        """The weight of this step from its balance of flow to placement."""
-        self.weight = balance if self.weight is None else WEIGHT_DECAY * self.weight + (1 - WEIGHT_DECAY) * balance
-        return self.weight.clamp(*WEIGHT_RANGE)
+        balance = flow.detach() / (beside.detach() + 1e-8)
+        weight = self.weight(balance)
+        loss = flow + weight * beside
+        return LossTerms(
+            loss, flow, **logged, placement=beside, collision_ratio=ratio, weight=weight, balance=balance
+        )
 
 
 def _huber(error: Tensor, beta: float) -> Tensor:
@@ -136,8 +162,10 @@ def collision_ratio(decoder: nn.Module, latents: Tensor, placements: Tensor) -> 
     """Share of the scene's occupied cells that hold more than one object; the query's does not count, as released."""
     points = world_points(decoder, latents, placements)
     together = torch.cat(points)
+    if not len(together):  # nothing is decoded early in training, or of a velocity that overflowed
+        return latents.new_zeros(())
     low, high = together.amin(0), together.amax(0)
-    side = (high - low).max()
+    side = (high - low).max().clamp(min=1e-6)
     size = COLLISION_RESOLUTION
     count = torch.zeros(size**3, device=latents.device)
     for cloud in points[1:]:

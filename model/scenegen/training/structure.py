@@ -19,7 +19,7 @@ from scenegen.generator.sampling import predict_clean
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.readout import compose_placements
 from scenegen.training.encoders import condition_batch, encode_all
-from scenegen.training.losses import collision_loss, occupancy_loss, placement_loss, voxel_iou
+from scenegen.training.losses import collision_loss, occupancy_loss, placement_errors, placement_loss, voxel_iou
 from scenegen.training.shards import Samples
 from scenegen.training.structure_vae import StructureVAE
 
@@ -143,10 +143,8 @@ class StructureStage:
             note("one_step_iou", voxel_iou(self.vae.decoder((eps - v).float()), grids))
             if count > 1:
                 others = torch.arange(len(cond), device=device) % count > 0
-                note("translation", (placed - placements)[others, :3].norm(dim=-1))
-                note("scale_log", (placed[others, 7].clamp(min=1e-3) / placements[others, 7]).log().abs())
-                dot = (F.normalize(placed[others, 3:7].float(), dim=-1) * placements[others, 3:7]).sum(-1).abs()
-                note("rotation_deg", 2 * dot.clamp(max=1).acos().rad2deg())
+                for name, errors in placement_errors(placed[others], placements[others]).items():
+                    note(name, errors)
         merged = {k: torch.cat(v) for k, v in results.items()}
         means = {k: float(v.mean()) for k, v in merged.items() if "error" in k or "iou" in k}
         return means | {k: float(v.median()) for k, v in merged.items() if k not in means}
