@@ -19,9 +19,12 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scenegen.scene import InvalidInput
+
+if TYPE_CHECKING:
+    from scenegen.training.loop import Schedule
 
 CONFIGS = Path(__file__).with_name("configs")
 STAGES = ("data", "structure-vae", "encoders", "structure", "latent-vae", "latents", "export")
@@ -41,6 +44,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--runs", type=Path, help="folder of data and checkpoints (default: runs/CONFIG)")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the config's")
+    parser.add_argument("--rate", type=float, metavar="R", help="peak learning rate instead of the config's")
     parser.add_argument("--shards", type=int, help="use only the first so many shards of data")
     parser.add_argument(
         "--init",
@@ -85,11 +89,17 @@ def main(args: argparse.Namespace) -> int:
     if args.stage == "export":
         stages.export(config, args.runs, args.out or args.runs / "export", textures=args.textures, init=args.init)
         return 0
-    schedule = stages.Schedule(**config[args.stage.replace("-", "_")])
-    if args.steps:
-        schedule = replace(schedule, steps=args.steps)
+    schedule = chosen_schedule(config[args.stage.replace("-", "_")], args)
     stages.train(args.stage, config, schedule, args.runs, device=args.device, shards=args.shards, init=args.init)
     return 0
+
+
+def chosen_schedule(settings: dict[str, Any], args: argparse.Namespace) -> Schedule:
+    """A config's schedule, with what the command line says instead."""
+    from scenegen.training.loop import Schedule
+
+    chosen = {"steps": args.steps, "learning_rate": args.rate}
+    return replace(Schedule(**settings), **{name: value for name, value in chosen.items() if value})
 
 
 def _data(config: dict[str, Any], args: argparse.Namespace) -> int:

@@ -31,10 +31,10 @@ UNKNOWN_CAMERA = 0.2
 """Share of scenes and single objects of which no rays are known."""
 PITCH_ERROR, FOCAL_ERROR = 0.005, 0.005
 """Deviations, in radians and as a ratio: hand-eye calibrations are that good."""
-DECODED_PER_STEP = 16
+DECODED_PER_STEP = 24
 """Objects of a step whose regressed latents are decoded too: what a small error of a latent does to a thin part, only
 the shape tells."""
-WEIGHTS = {"latent": 1.0, "entropy": 0.5, "dice": 0.5, "yaw": 0.3, "family": 0.3, "extents": 1.0}
+WEIGHTS = {"latent": 1.0, "entropy": 0.5, "dice": 1.0, "yaw": 0.3, "family": 0.3, "extents": 1.0}
 POSITION_UNIT = 3.0
 """Object sizes that count as much as a camera height in the position of an object whose rays are known."""
 WEIGHTS |= {"position": 3.0, "size": 1.0, "box": 2.0, "depth": 1.0, "camera": 2.0}

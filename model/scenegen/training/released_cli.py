@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from scenegen.scene import InvalidInput
 def main(config: Mapping[str, Any], args: argparse.Namespace) -> int:
     """Run `structure` or `export`. InvalidInput when the config has no such stage, or an argument is missing."""
     from scenegen.training import released_stage
-    from scenegen.training.loop import Schedule
+    from scenegen.training.cli import chosen_schedule
 
     if args.stage == "export":
         released_stage.export(config, args.runs, args.out or args.runs / "export")
@@ -26,10 +25,9 @@ def main(config: Mapping[str, Any], args: argparse.Namespace) -> int:
             f"{args.config} trains on prepared scenes: --data names their folder, --weights the checkpoint of the "
             "encoders they were prepared with"
         )
-    schedule = Schedule(**config["structure"])
-    if args.steps:
-        schedule = replace(schedule, steps=args.steps)
+    init = Path(args.init) if args.init else None
+    schedule = chosen_schedule(config["structure"], args)
     released_stage.train(
-        config, schedule, args.runs, data=args.data, weights=args.weights, init=Path(args.init) if args.init else None, device=args.device
+        config, schedule, args.runs, data=args.data, weights=args.weights, init=init, device=args.device
     )
     return 0
