@@ -25,13 +25,13 @@ from scenegen.training.losses import occupancy_loss, voxel_iou
 from scenegen.training.shards import Samples
 from scenegen.training.structure_vae import StructureVAE
 
-OBJECTS_PER_STEP = 64
+OBJECTS_PER_STEP = 128
 SCENES_PER_STEP = 3
 UNKNOWN_CAMERA = 0.2
 """Share of scenes and single objects of which no rays are known."""
 PITCH_ERROR, FOCAL_ERROR = 0.005, 0.005
 """Deviations, in radians and as a ratio: hand-eye calibrations are that good."""
-DECODED_PER_STEP = 24
+DECODED_PER_STEP = 16
 """Objects of a step whose regressed latents are decoded too: what a small error of a latent does to a thin part, only
 the shape tells."""
 WEIGHTS = {"latent": 1.0, "entropy": 0.5, "dice": 1.0, "yaw": 0.3, "family": 0.3, "extents": 1.0}

@@ -88,6 +88,10 @@ def start_from_trellis(flow: SparseStructureFlowModel, place: Path) -> list[str]
 
 RAYS = re.compile(r"^(read_rays|rays_to_|to_lifted)")
 """Names of what a readout with a ray token has more than one without."""
+ADDED = re.compile(r"^image_encoder\.backbone\.encoder\.layer\.\d+\.|^(shape|place)_blocks\.\d+\.")
+"""Names of the layers that encoders and readout may have more of than the checkpoint they start from."""
+WRITES = re.compile(r"\.(attention\.o_proj|mlp\.fc2|cross_out|self_out|mlp\.2)\.(weight|bias)$")
+"""Names of what such a layer adds to its input by: zero, so that it changes nothing to begin with."""
 
 
 def is_scenegen(place: str | Path) -> bool:
@@ -122,10 +126,10 @@ class Checkpoint:
         self._copy(self.parts.decoder, vae.decoder)
 
     def encoders(self, conditioner: Conditioner, readout: ConditionReadout) -> None:
-        """Give them the checkpoint's weights; rays, which its readout may not know, stay without effect then."""
-        self._copy(self.parts.conditioner, conditioner)
+        """Give them the checkpoint's weights. What it has not, rays and more layers, has no effect to begin with."""
+        self._copy(self.parts.conditioner, conditioner, apart=ADDED)
         if isinstance(self.parts.flow.readout, ConditionReadout):
-            self._copy(self.parts.flow.readout, readout, apart=RAYS)
+            self._copy(self.parts.flow.readout, readout, apart=re.compile(f"{RAYS.pattern}|{ADDED.pattern}"))
 
     def flow(self, flow: SparseStructureFlowModel) -> None:
         """Give a structure flow its weights, but for what is read out of the condition, which is the encoders'."""
@@ -138,13 +142,15 @@ class Checkpoint:
         self._copy(self.parts.latents.flow, flow)
 
     def _copy(self, source: nn.Module, target: nn.Module, apart: re.Pattern[str] | None = None) -> None:
-        """apart: names that are only taken where both have them alike."""
+        """apart: names that are only taken where both have them alike; layers among them begin as the identity."""
         stored, wanted = source.state_dict(), target.state_dict()
         expected, found = ({name: list(v.shape) for name, v in side.items()} for side in (wanted, stored))
         for name in expected.keys() | found.keys():
             if apart is not None and apart.search(name) and expected.get(name) != found.get(name):
                 for side in (expected, found, stored):
                     side.pop(name, None)
+                if name in wanted and ADDED.search(name) and WRITES.search(name):
+                    nn.init.zeros_(wanted[name])
         if troubles := differences(expected, found):
             kind = type(target).__name__
             raise InvalidInput(f"{kind} of {self.folder} does not fit the config's: {listed(troubles)}")
