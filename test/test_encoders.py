@@ -106,7 +106,7 @@ def test_condition_tokens_repeat_the_scene_of_each_assets_view() -> None:
 def test_gradients_reach_both_encoders(image_encoder: ImageEncoder, aggregator: VGGTAggregator) -> None:
     conditioner = Conditioner(image_encoder, aggregator).train()
     images = torch.rand(3, 3, 28, 28)
-    tokens = conditioner(images, images, images[:2], images[:2, None], torch.tensor([0, 0, 1]))
+    tokens = conditioner(images, images, images[:2], images[:2, None], torch.tensor([0, 0, 1]), torch.zeros(3, 7))
     tokens.square().mean().backward()
     unused = {name for name, parameter in conditioner.named_parameters() if parameter.grad is None}
     assert unused == {
