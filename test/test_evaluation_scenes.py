@@ -336,3 +336,23 @@ def test_the_query_of_the_truth_counts_whatever_the_answer_calls_its_query() -> 
 
     row = run_oracle(OtherQuery())[0].scores["model"].row()
     assert row["translation_error"] < 1e-6 and row["rotation_error_deg"] < 1e-4
+
+
+def test_images_only_tells_the_model_nothing_of_the_camera(tmp_path: Path) -> None:
+    seen: list[View] = []
+
+    class Watching:
+        def generate(self, views: Sequence[View], *, seed: int = 42, ids: Sequence[int] | None = None) -> Scene:
+            seen.extend(views)
+            question = held_out_scene(SEED)
+            assert question is not None
+            return question.truth
+
+    arguments = argparse.ArgumentParser()
+    add_parser(arguments.add_subparsers(), lambda *_: Watching(), lambda *_: pytest.fail("no judge was asked for"))
+    for words in ([], ["--images-only"]):
+        args = arguments.parse_args(["benchmark", "--seed", str(SEED), "--scenes", "1", "--views", "1", "2", *words])
+        assert args.run(args) == 0
+    known = [[v.intrinsics is not None, v.T_world_camera is not None, v.depth_m is not None] for v in seen]
+    assert known == [[True] * 3] * 3 + [[False] * 3] * 3
+    assert (seen[0].image == seen[3].image).all() and (seen[0].masks == seen[3].masks).all()

@@ -38,6 +38,18 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True)
+class ImagesOnly:
+    """A generator that is told nothing of the camera: it gets images and masks, as the paper's do."""
+
+    model: Generator
+
+    def generate(self, views: Sequence[View], *, seed: int = 42, ids: Sequence[int] | None = None) -> Scene:
+        """See Generator."""
+        bare = [replace(view, depth_m=None, intrinsics=None, T_world_camera=None) for view in views]
+        return self.model.generate(bare, seed=seed, ids=ids)
+
+
+@dataclass(frozen=True)
 class HeldOutScene:
     """One question and its answer: views, the ids to generate, and the truth in the frame of its query asset."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scenegen.evaluation.benchmark import Generator, SceneResult, run_benchmark, scene_pictures, summary
+from scenegen.evaluation.benchmark import Generator, ImagesOnly, SceneResult, run_benchmark, scene_pictures, summary
 from scenegen.evaluation.folders import FolderScores, draw_scene, evaluate_folders, load_objects, scene_stems
 from scenegen.evaluation.images import Judge, Picture
 from scenegen.evaluation.pictures import best_median_worst, draw_normalised, write_contact_sheet
@@ -59,6 +59,9 @@ def add_parser(
         metavar="K",
         help="views of each scene; several numbers compare what so many of the same views bring, without baselines",
     )
+    benchmark.add_argument(
+        "--images-only", action="store_true", help="give images and masks alone: no intrinsics, camera pose or depth"
+    )
     benchmark.add_argument("--json", type=Path, metavar="F", help=f"write the figures to F; {_BESIDE}")
     benchmark.set_defaults(run=lambda args: _benchmark(args, load_generator, load_judge))
     for command in (evaluate, benchmark):
@@ -80,7 +83,8 @@ def _benchmark(
     if min(args.scenes, *args.views) < 1 or args.seed < 0:
         raise InvalidInput("--scenes and --views must be 1 or more, --seed 0 or more")
     _require_writable(args.json)
-    return benchmark_command(args, load_generator(args.weights, args.device), _judge(args, load_judge))
+    model = load_generator(args.weights, args.device)
+    return benchmark_command(args, ImagesOnly(model) if args.images_only else model, _judge(args, load_judge))
 
 
 def evaluate_command(args: argparse.Namespace, judge: Judge | None) -> int:
@@ -128,7 +132,7 @@ def benchmark_command(args: argparse.Namespace, model: Generator, judge: Judge |
     print(f"{len(results) - len(failed)} scenes scored, {len(failed)} failed")
     _print_tables(means)
     if args.json:
-        settings = {"weights": str(args.weights), "seed": args.seed, "views": views}
+        settings = {"weights": str(args.weights), "seed": args.seed, "views": views, "images_only": args.images_only}
         counts = {"scenes": len(results) - len(failed), "errors": len(failed), "failed": failed}
         write_json(args.json, {**settings, **counts, **means})
         write_csv(args.json.with_suffix(".csv"), _scene_rows(results))
