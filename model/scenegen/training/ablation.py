@@ -23,21 +23,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scenegen.evaluation.benchmark import SceneResult, run_benchmark, summary
-from scenegen.generator.checkpoints import find_model, load_model, load_pipeline
 from scenegen.generator.checkpoints.models import describe
 from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import ConditionCache, SparseStructureFlowModel
 from scenegen.generator.structure.readout import ConditionReadout
-from scenegen.generator.structure.vae import SparseStructureEncoder
-from scenegen.scene import InvalidInput
 from scenegen.training.encoders import EncoderPretraining, EncoderStage
-from scenegen.training.initial import start_from_nothing
+from scenegen.training.initial import Checkpoint, start_from_nothing
 from scenegen.training.loop import Schedule, run
 from scenegen.training.shards import Samples
 from scenegen.training.structure import StructureStage
 from scenegen.training.structure_vae import StructureVAE
-from scenegen.weights import find_weights
 
 SEED = 0
 """Of every row's initial weights, and of its steps."""
@@ -120,19 +116,12 @@ def load_start(weights: str | Path, runs: Path, device: str, shards: int | None 
 
     InvalidInput when either is missing, or the checkpoint has no structure encoder.
     """
+    checkpoint = Checkpoint(weights)
+    roles = ("sparse_structure_encoder", "sparse_structure_decoder", "sparse_structure_flow_model")
+    encoder_args, decoder_args, flow_args = (describe(checkpoint.stem(role))[1] for role in roles)
+    vae = StructureVAE(encoder_args, decoder_args)
+    checkpoint.structure_vae(vae)
     whole = SceneGen.from_pretrained(weights, device=device)
-    folder = find_weights(weights)
-    models = load_pipeline(folder)["models"]
-    if "sparse_structure_encoder" not in models:
-        raise InvalidInput(
-            f"{folder / 'pipeline.json'} has no sparse_structure_encoder, which training needs: use weights that "
-            "`scenegen train export` wrote"
-        )
-    stems = {role: find_model(folder, models[f"sparse_structure_{role}"]) for role in ("encoder", "decoder")}
-    vae = StructureVAE(*(describe(stem)[1] for stem in stems.values()))
-    vae.encoder = load_model(stems["encoder"], SparseStructureEncoder)
-    vae.decoder = whole.decoder
-    _, flow_args = describe(find_model(folder, models["sparse_structure_flow_model"]))
     train, held_out = Samples(runs / "data", limit=shards), Samples(runs / "held_out")
     return Start(whole, flow_args, vae.to(device), train, held_out, device)
 

@@ -107,22 +107,27 @@ def is_scenegen(place: str | Path) -> bool:
 class Checkpoint:
     """A whole SceneGen that training goes on from: packaged weights, or a folder that `export` wrote.
 
-    place: whatever find_weights takes. Raises InvalidInput as load_parts does.
+    place: whatever find_weights takes. Raises InvalidInput as load_parts does, and when a model has other sizes than
+    the one it is given to.
     """
 
     def __init__(self, place: str | Path) -> None:
         self.folder = find_weights(place)
         self.parts = load_parts(self.folder, "cpu", "all", "exact")
 
-    def structure_vae(self, vae: StructureVAE) -> None:
-        """Give ``vae`` its encoder and decoder; InvalidInput also when the checkpoint has no encoder."""
-        name = load_pipeline(self.folder)["models"].get("sparse_structure_encoder")
+    def stem(self, role: str) -> Path:
+        """The files of the model with a role in `pipeline.json`, without their endings; InvalidInput without one."""
+        name = load_pipeline(self.folder)["models"].get(role)
         if not isinstance(name, str):
             raise InvalidInput(
-                f"{self.folder / 'pipeline.json'} has no sparse_structure_encoder, which training needs: use weights "
-                "that `scenegen train export` wrote"
+                f"{self.folder / 'pipeline.json'} has no {role}, which training needs: use weights that "
+                "`scenegen train export` wrote"
             )
-        self._copy(load_model(find_model(self.folder, name), SparseStructureEncoder), vae.encoder)
+        return find_model(self.folder, name)
+
+    def structure_vae(self, vae: StructureVAE) -> None:
+        """Give ``vae`` its encoder and decoder."""
+        self._copy(load_model(self.stem("sparse_structure_encoder"), SparseStructureEncoder), vae.encoder)
         self._copy(self.parts.decoder, vae.decoder)
 
     def encoders(self, conditioner: Conditioner, readout: ConditionReadout) -> None:

@@ -15,6 +15,7 @@ from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.latents.normalisation import LatentNormalisation
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.generator.structure.readout import ConditionReadout
+from scenegen.scene import InvalidInput
 from scenegen.training.distributed import own_device
 from scenegen.training.encoders import EncoderPretraining, EncoderStage, initialise_encoders
 from scenegen.training.initial import Checkpoint, is_scenegen, start_from_nothing, start_from_trellis
@@ -51,6 +52,11 @@ def train(
     device = own_device(device)
     require_device(device)
     start = Checkpoint(init) if init is not None and is_scenegen(init) else None
+    if init is not None and start is None and name != "structure":
+        raise InvalidInput(
+            f"--init {init} is no whole SceneGen: the stage {name} starts from packaged weights or from what `scenegen "
+            "train export` wrote; TRELLIS's flow is for the stage structure"
+        )
     if name == "structure-vae":
         grids = (object_grids(seeds, config["resolution"]) for seeds in (VAE_OBJECTS, VAE_HELD_OUT))
         vae = _vae(config)
