@@ -284,7 +284,7 @@ def test_encoders_train_on_own_scenes_and_textures_say_why_not(
     for seed in range(4):
         stage.object_terms(np.arange(4), np.random.default_rng(seed))
         stage.scene_terms(np.arange(2), np.random.default_rng(seed))
-    assert len(asked) == 8 and not any(asked), "own objects need not be their own mirror images"
+    assert len(asked) >= 8 and not any(asked), "own objects need not be their own mirror images"
     with pytest.raises(InvalidInput, match="textures are taught on synthetic objects only"):
         train.made(0)
 

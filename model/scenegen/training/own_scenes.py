@@ -27,7 +27,6 @@ from scenegen.glb import T_YUP_ZUP
 from scenegen.images import read_views
 from scenegen.scene import Floats, InvalidInput, View
 from scenegen.synthetic.objects import FAMILIES
-from scenegen.training.encoders import SCENES_PER_STEP
 from scenegen.training.samples import scene_sample
 from scenegen.training.shards import GIVEN, GivenShards, Sample
 from scenegen.training.upright import Grid, UprightObject, is_upright, scene_on_floor
@@ -77,11 +76,11 @@ def write_own_shards(root: Path, runs: Path, *, image_size: int, geometry_size: 
         for sample in samples:
             shards["data" if len(usable) % HELD_OUT_EVERY else "held_out"].add(sample)
         usable.append(folder)
-    if shards["data"].count < SCENES_PER_STEP:
+    if not shards["data"].count:
         reasons = "".join(f"; {count} {why}" for why, count in left_out.items())
         raise InvalidInput(
-            f"{len(usable)} of {len(folders)} scenes in {root} can be used{reasons}: training takes at least "
-            f"{SCENES_PER_STEP} and one that is held out, laid out as `scenegen synthesize` writes them"
+            f"{len(usable)} of {len(folders)} scenes in {root} can be used{reasons}: training takes at least one "
+            "and another that is held out, laid out as `scenegen synthesize` writes them"
         )
     for each in shards.values():
         each.finish()
