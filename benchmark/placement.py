@@ -101,9 +101,7 @@ def run(
         placed = place_scene(case.scene, case.views, gravity=UP if gravity else None)
         ours.seconds.append(time.process_time() - began)
         for k, found in enumerate(placed):
-            T = found.T_world_object.copy()
-            T[:3, :3] *= found.scale_m
-            ours.add(case, k, T)
+            ours.add(case, k, found.T_world_asset)
             confidence.append(found.confidence)
             if verbose:
                 index = case.visible[k]

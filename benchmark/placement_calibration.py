@@ -58,9 +58,7 @@ def gather(cases: Iterable[Case]) -> tuple[Floats, Floats, Errors]:
                 del rows[before:], ambiguous[before:]
                 continue
             for k, found in enumerate(placed):
-                T = found.T_world_object.copy()
-                T[:3, :3] *= found.scale_m
-                errors.add(case, k, T)
+                errors.add(case, k, found.T_world_asset)
     return np.stack(rows), np.array(ambiguous), errors
 
 

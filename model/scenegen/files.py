@@ -201,11 +201,7 @@ def _damaged(folder: Path, error: Exception) -> InvalidInput:
 
 def _T_world_asset(scene: Scene, placed: Sequence[PlacedObject] | None, i: int) -> Floats:
     """Asset units to world, scale included: float64 [4, 4]."""
-    if placed is None:
-        return scene.T_query_asset(i)
-    T = placed[i].T_world_object.copy()
-    T[:3, :3] *= placed[i].scale_m
-    return T
+    return scene.T_query_asset(i) if placed is None else placed[i].T_world_asset
 
 
 def _whole_glb(scene: Scene, placed: Sequence[PlacedObject] | None) -> bytes:

@@ -114,11 +114,7 @@ class Stage:
         posed = view.T_world_camera is not None and all(o.metric for o in placed)
         T_up_world = np.eye(4) if posed else _T_UP_CAMERA
         T_up_camera = view.T_world_camera if posed and view.T_world_camera is not None else _T_UP_CAMERA
-        poses = []
-        for o in placed:
-            T = T_up_world @ o.T_world_object
-            T[:3, :3] *= o.scale_m
-            poses.append(T)
+        poses = [T_up_world @ o.T_world_asset for o in placed]
         return Stage(Renderer([Surface.from_mesh(o.asset.mesh) for o in placed], poses), camera, T_up_camera)
 
 

@@ -187,6 +187,11 @@ class PlacedObject:
     residual_m: float
     metric: bool
 
+    @property
+    def T_world_asset(self) -> Floats:
+        """Asset units to world, scale included: float64 [4, 4]."""
+        return self.T_world_object @ np.diag([*[self.scale_m] * 3, 1.0])
+
     def with_asset(self, asset: Asset) -> PlacedObject:
         """The object where it stands, with another mesh of the same unit box (textured instead of coarse)."""
         size_m = np.asarray(asset.mesh.extents * self.scale_m, dtype=np.float64)

@@ -51,9 +51,7 @@ class Known:
     @property
     def T(self) -> Floats:
         """Its pose [4, 4], scale included."""
-        T = self.placed.T_world_object.copy()
-        T[:3, :3] *= self.placed.scale_m
-        return T
+        return self.placed.T_world_asset
 
 
 @dataclass(frozen=True)
