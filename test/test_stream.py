@@ -169,6 +169,21 @@ def test_what_goes_wrong_in_a_process_is_an_error_here(tmp_path: Path) -> None:
     assert children(os.getpid()) == before
 
 
+def test_idle_and_busy_processes_end_with_the_stream_and_not_when_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children(os.getpid())
+    with Stream(tmp_path, DATA, SIZES, 2) as stream:
+        stream.order(range(2))
+        for number in range(2):
+            stream.take(number)
+        assert len(children(os.getpid()) - before) == 2
+        monkeypatch.setattr(shards, "SCENES_PER_SHARD", 10_000)  # longer than anybody waits
+        stream.order(range(2, 3))
+        wait_until(lambda: bool(stream._workers._busy))
+    assert children(os.getpid()) == before
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_a_training_that_is_ended(tmp_path: Path, how: signal.Signals) -> None:
     program = (

@@ -61,7 +61,7 @@ class Stream:
             shard.cancel()
         while wait(self._coming.values(), timeout=0.1).not_done:  # one may have been about to start
             self._workers.stop()
-        del self._workers  # and with it, those that are idle
+        self._workers.end_idle()
 
     def order(self, numbers: range) -> None:
         """Have shards drawn, in this order, that will be taken."""
