@@ -55,6 +55,11 @@ class Workers:
             for process in self._busy:
                 process.kill()
 
+    def end_idle(self) -> None:
+        """End the processes that have nothing to do, now."""
+        while (process := self._idle_process()) is not None:
+            process.end()
+
     def _call(self, function: Callable[..., _Result], args: tuple[Any, ...]) -> _Result:
         args = tuple(arg.result() if isinstance(arg, Future) else arg for arg in args)
         process = self._idle_process() or _Process()

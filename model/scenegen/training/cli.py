@@ -1,6 +1,6 @@
 """`scenegen train STAGE`: the stages in their order, one command each, all resumable.
 
-data           synthetic scenes, rendered to disk; or your own (--from)
+data           synthetic scenes, rendered to disk; or your own (--from); not needed for stages with --stream
 structure-vae  occupancy <-> latents
 encoders       image and geometry encoders and the readout
 structure      flow and position head
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).with_name("configs")
 STAGES = ("data", "structure-vae", "encoders", "structure", "latent-vae", "latents", "export")
+STREAMED = ("encoders", "structure")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -47,6 +48,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--rate", type=float, metavar="R", help="peak learning rate instead of the config's")
     parser.add_argument("--shards", type=int, help="use only the first so many shards of data")
     parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="encoders, structure: draw scenes without end while training; those of data are read where they are there",
+    )
+    parser.add_argument(
         "--init",
         metavar="W",
         help="start from a whole SceneGen (a folder, or packaged weights such as tiny), which also stands in for "
@@ -62,7 +68,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--data", type=Path, help="folder of prepared scenes, for a config that trains on them")
     parser.add_argument("--weights", metavar="W", help="with --data: whose image encoder and structure decoder serve")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render data")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw scenes")
     parser.add_argument("--out", type=Path, help="folder that export writes")
     parser.add_argument("--textures", action="store_true", help="export latent-vae and latents too")
     parser.set_defaults(run=main)
@@ -72,6 +78,11 @@ def main(args: argparse.Namespace) -> int:
     """Run one stage."""
     config = json.loads(args.config.read_text())
     args.runs = args.runs or Path("runs") / args.config.stem
+    if args.stream and ("prepared" in config or args.stage not in STREAMED or args.shards):
+        raise InvalidInput(
+            f"--stream draws synthetic scenes without end for {' and '.join(STREAMED)}: leave it out for stage "
+            f"{args.stage} of {args.config}, and beside --shards"
+        )
     if "prepared" in config:
         from scenegen.training import released_cli
 
@@ -90,7 +101,9 @@ def main(args: argparse.Namespace) -> int:
         stages.export(config, args.runs, args.out or args.runs / "export", textures=args.textures, init=args.init)
         return 0
     schedule = chosen_schedule(config[args.stage.replace("-", "_")], args)
-    stages.train(args.stage, config, schedule, args.runs, device=args.device, shards=args.shards, init=args.init)
+    chosen = {"device": args.device, "shards": args.shards, "init": args.init}
+    workers = args.workers if args.stream else None
+    stages.train(args.stage, config, schedule, args.runs, stream_workers=workers, **chosen)
     return 0
 
 
@@ -103,15 +116,11 @@ def chosen_schedule(settings: dict[str, Any], args: argparse.Namespace) -> Sched
 
 
 def _data(config: dict[str, Any], args: argparse.Namespace) -> int:
-    sizes = {
-        "image_size": config["image_encoder"]["image_size"],
-        "geometry_size": config["geometry_encoder"]["img_size"],
-        "resolution": config["resolution"],
-    }
+    from scenegen.training.shards import make_shards, sample_sizes
+
+    sizes = sample_sizes(config)
     if args.own_scenes:
         return _own_data(sizes, args)
-    from scenegen.training.shards import make_shards
-
     data = config["data"]
     common = {**sizes, "workers": args.workers}
     make_shards(args.runs / "held_out", data["held_out_scenes"], first_seed=data["held_out_seed"], **common)

@@ -143,16 +143,22 @@ class EncoderStage:
         self,
         model: EncoderPretraining,
         vae: StructureVAE,
-        train: Samples,
+        train: Samples | None,
         held_out: Samples,
         *,
         patch: int,
         resolution: int,
     ) -> None:
+        """train: None when `see` will say before the first step."""
         self.model = model
-        self.vae, self.train, self.held_out = vae.requires_grad_(False).eval(), train, held_out
+        self.vae, self.held_out = vae.requires_grad_(False).eval(), held_out
         self.patch, self.resolution = patch, resolution
-        self.latents = {id(samples): encode_all(self.vae, samples) for samples in (train, held_out)}
+        if train is not None:
+            self.see(train, encode_all(self.vae, train))
+
+    def see(self, train: Samples, latents: Tensor) -> None:
+        """Learn from these samples from now on. latents: theirs, as encode_all."""
+        self.train, self.latents = train, latents
 
     def loss(self, step_rng: np.random.Generator, noise: torch.Generator) -> Mapping[str, Tensor]:
         """Terms of one step: many single objects, a few whole scenes."""
@@ -177,7 +183,7 @@ class EncoderStage:
         truth = torch.from_numpy(self.train.occupancy(rows[:DECODED_PER_STEP])).to(device)
         entropy, dice = occupancy_loss(self.vae.decoder(some), truth)
         return {
-            "latent": F.mse_loss(estimate.latents, patchify(self.latents[id(self.train)][rows].to(device), self.patch)),
+            "latent": F.mse_loss(estimate.latents, patchify(self.latents[rows].to(device), self.patch)),
             "entropy": entropy,
             "dice": dice,
             "yaw": F.cross_entropy(estimate.yaw_logits, yaw_targets(target["yaw"], model.readout.yaw_bins)),

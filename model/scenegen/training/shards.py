@@ -1,16 +1,18 @@
 """Training samples on disk: shards of scenes, written whole and read by row.
 
 A shard ``scenes_*`` holds the arrays of samples.py of ``SCENES_PER_SHARD`` synthetic scenes of consecutive seeds and is
-a function of its first seed alone; several processes make them. A shard ``given_*`` holds scenes that came from files.
-Shards are written under a temporary name and renamed, so a reader never sees half of one.
+a function of its first seed alone; several processes make them, ahead of a training or beside it (stream.py). A shard
+``given_*`` holds scenes that came from files. Shards are written under a temporary name and renamed, so a reader never
+sees half of one.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,8 @@ def make_shards(
     seeds = range(first_seed, first_seed + scenes, SCENES_PER_SHARD)
     jobs = [(folder, seed, image_size, geometry_size, resolution) for seed in seeds]
     jobs = [job for job in jobs if not shard_path(folder, job[1]).exists()]
+    if not jobs:
+        return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for _ in tqdm(pool.imap_unordered(_make_shard, jobs), total=len(jobs), desc="scenes / 128", mininterval=5):
             pass
@@ -52,24 +56,54 @@ def shard_path(folder: Path, first_seed: int) -> Path:
 
 def _make_shard(job: tuple[Path, int, int, int, int]) -> None:
     folder, first_seed, image_size, geometry_size, resolution = job
+    sizes = {"image_size": image_size, "geometry_size": geometry_size, "resolution": resolution}
+    _write_shard(shard_path(folder, first_seed), draw_shard(shard_seeds(first_seed), sizes))
+
+
+def sample_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """What scene_sample is to be asked for, by a config's networks: image_size, geometry_size, resolution."""
+    return {
+        "image_size": config["image_encoder"]["image_size"],
+        "geometry_size": config["geometry_encoder"]["img_size"],
+        "resolution": config["resolution"],
+    }
+
+
+def shard_seeds(first_seed: int, number: int = 0) -> range:
+    """Seeds of the scenes of a shard, the ``number``-th from ``first_seed`` on."""
+    start = first_seed + number * SCENES_PER_SHARD
+    return range(start, start + SCENES_PER_SHARD)
+
+
+def draw_shard(seeds: range, sizes: Mapping[str, int], owner: int | None = None) -> Arrays:
+    """The arrays of a shard: of the synthetic scenes of these seeds, those in which an object is visible.
+
+    sizes: as sample_sizes. owner: the process whose child draws them; SystemExit when it has ended, since nobody waits.
+    """
     samples: list[Sample] = []
-    for seed in range(first_seed, first_seed + SCENES_PER_SHARD):
+    for seed in seeds:
+        if owner is not None and os.getppid() != owner:
+            raise SystemExit
         rng = np.random.default_rng((seed, 1))
         scene = make_scene(seed)
         camera = make_camera(rng, WIDTH, HEIGHT)
         view = render(scene, camera, camera_path(scene, 1, seed, camera)[0])
-        sample = scene_sample(scene, view, image_size=image_size, geometry_size=geometry_size, resolution=resolution)
+        sample = scene_sample(scene, view, **sizes)
         if sample is not None:
             samples.append(sample)
-    _write_shard(shard_path(folder, first_seed), samples)
+    return _stacked(samples)
 
 
-def _write_shard(path: Path, samples: Sequence[Sample]) -> None:
+def _stacked(samples: Sequence[Sample]) -> Arrays:
     counts = np.array([len(objects["crop"]) for _, objects in samples])
     arrays = {f"scene.{k}": np.stack([shared[k] for shared, _ in samples]) for k in samples[0][0]}
     arrays |= {f"object.{k}": np.concatenate([objects[k] for _, objects in samples]) for k in samples[0][1]}
+    return {"counts": counts, **arrays}
+
+
+def _write_shard(path: Path, shard: Arrays) -> None:
     part = path.with_suffix(f".part{os.getpid()}")
-    save_file({"counts": counts, **arrays}, part)
+    save_file(shard, part)
     os.replace(part, path)
 
 
@@ -94,12 +128,13 @@ class GivenShards:
         """Write what waits for its shard to be full."""
         if self._waiting:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_shard(self.folder / f"{GIVEN}{self.count - len(self._waiting):08d}.safetensors", self._waiting)
+            path = self.folder / f"{GIVEN}{self.count - len(self._waiting):08d}.safetensors"
+            _write_shard(path, _stacked(self._waiting))
             self._waiting = []
 
 
 class Samples:
-    """Rows of a folder of shards, in memory.
+    """Rows of shards, in memory: those of a folder, or a window of them that is moved on.
 
     scene, objects: arrays as in samples.py, stacked. first [S], counts [S]: each scene's rows among the objects.
     procedural: whether all scenes are synthetic, so that objects can be made again and are their own mirror images.
@@ -110,15 +145,36 @@ class Samples:
         if not paths:
             raise InvalidInput(f"{folder} holds no scenes_*.safetensors: make them with `scenegen train data`")
         self.procedural = not any(path.name.startswith(GIVEN) for path in paths[:limit])
-        shards = [load_file(path) for path in paths[:limit]]
-        self._shards = [
-            (int(path.stem.split("_")[1]), len(shard["counts"])) for path, shard in zip(paths, shards, strict=False)
-        ]
-        merged = {k: np.concatenate([shard.pop(k) for shard in shards]) for k in list(shards[0])}
-        self.counts: NDArray[np.int64] = merged.pop("counts")
+        self._merge([(int(path.stem.split("_")[1]), load_file(path)) for path in paths[:limit]])
+
+    @classmethod
+    def of_shard(cls, first_seed: int, shard: Arrays) -> Samples:
+        """Those of one shard of synthetic scenes, whose arrays are taken out of ``shard``."""
+        samples = cls.__new__(cls)
+        samples.procedural = True
+        samples._merge([(first_seed, shard)])
+        return samples
+
+    def _merge(self, shards: Sequence[tuple[int, Arrays]]) -> None:
+        self._shards = [(first_seed, len(shard["counts"])) for first_seed, shard in shards]
+        merged = {k: np.concatenate([shard.pop(k) for _, shard in shards]) for k in list(shards[0][1])}
+        self.counts: NDArray[np.int64] = merged.pop("counts").astype(np.int64, copy=False)
         self.first = np.cumsum(self.counts) - self.counts
         self.scene: Arrays = {k.removeprefix("scene."): v for k, v in merged.items() if k.startswith("scene.")}
         self.objects: Arrays = {k.removeprefix("object."): v for k, v in merged.items() if k.startswith("object.")}
+
+    def move(self, gone: int, more: Sequence[Samples]) -> int:
+        """Let go of the first ``gone`` shards and add more behind the others; the number of object rows that went."""
+        scenes = sum(count for _, count in self._shards[:gone])
+        rows = int(self.counts[:scenes].sum())
+        for name in self.scene:  # array by array, so that no more than one is there twice
+            self.scene[name] = np.concatenate([self.scene[name][scenes:], *(each.scene[name] for each in more)])
+        for name in self.objects:
+            self.objects[name] = np.concatenate([self.objects[name][rows:], *(each.objects[name] for each in more)])
+        self.counts = np.concatenate([self.counts[scenes:], *(each.counts for each in more)])
+        self.first = np.cumsum(self.counts) - self.counts
+        self._shards = self._shards[gone:] + [shard for each in more for shard in each._shards]
+        return rows
 
     def made(self, row: int) -> ProceduralObject:
         """The object of a row, made again from its scene's seed. InvalidInput when there are scenes from files."""

@@ -22,7 +22,8 @@ from scenegen.training.initial import Checkpoint, is_scenegen, start_from_nothin
 from scenegen.training.latent_vae import LatentVAE, LatentVAEStage
 from scenegen.training.latents import LatentStage
 from scenegen.training.loop import Schedule, Stage, load_average, run
-from scenegen.training.shards import Samples
+from scenegen.training.shards import GIVEN, Samples, make_shards, sample_sizes
+from scenegen.training.stream import Stream, StreamedStage
 from scenegen.training.structure import StructureStage
 from scenegen.training.structure_vae import StructureVAE, StructureVAEStage, object_grids, unpack_grids
 
@@ -41,12 +42,14 @@ def train(
     device: str = "cpu",
     shards: int | None = None,
     init: str | None = None,
+    stream_workers: int | None = None,
 ) -> None:
     """Train stage ``name``, one of STAGES, into ``runs``/name; resumes what is there.
 
     shards: read only the first so many. init: a whole SceneGen (a folder, or "tiny") that the stage starts from, and
     that stands in for earlier stages which ``runs`` has not; or TRELLIS's weights for the structure flow, see
-    start_from_trellis. Raises InvalidInput when the device can't be used, or data or an earlier stage is missing.
+    start_from_trellis. stream_workers: encoders and structure draw scenes without end, by so many processes, instead of
+    reading shards. Raises InvalidInput when the device can't be used, or data or an earlier stage is missing.
     """
     stage: Stage
     device = own_device(device)
@@ -68,9 +71,11 @@ def train(
         latent_vae = _latent_vae(config, trained_encoders(config, runs, start).conditioner.image_encoder)
         run(LatentVAEStage(latent_vae), schedule, runs / name, device=device)
         return
-    samples = Samples(runs / "data", limit=shards)
+    stream = None if stream_workers is None else _stream(config, runs, stream_workers)
+    samples = Samples(runs / "data", limit=shards) if stream is None else None
     held_out = Samples(runs / "held_out")
     if name == "latents":
+        assert samples is not None, "latents has no stream"
         image_encoder = trained_encoders(config, runs, start).conditioner.image_encoder.to(device)
         latent_vae, normalisation = _trained_latent_vae(config, runs)
         of_latents = latent_flow(config)
@@ -80,12 +85,13 @@ def train(
         run(stage, schedule, runs / name, device=device)
         return
     vae = standard_vae(config, runs, start).to(device)
+    dense: EncoderStage | StructureStage
     if name == "encoders":
         layout = {"patch": config["flow"]["patch_size"], "resolution": config["flow"]["resolution"]}
         learner = _encoders(config)
         if start is not None:
             start.encoders(learner.conditioner, learner.readout)
-        stage = EncoderStage(learner, vae, samples, held_out, **layout)
+        dense = EncoderStage(learner, vae, samples, held_out, **layout)
     else:
         encoders = trained_encoders(config, runs, start)
         flow = SparseStructureFlowModel(**config["flow"])
@@ -98,8 +104,22 @@ def train(
         if flow.readout is not None:
             flow.readout.load_state_dict(encoders.readout.state_dict())
             flow.readout.requires_grad_(False)
-        stage = StructureStage(flow, encoders.conditioner.to(device), vae, samples, held_out)
-    run(stage, schedule, runs / name, device=device)
+        dense = StructureStage(flow, encoders.conditioner.to(device), vae, samples, held_out)
+    if stream is None:
+        run(dense, schedule, runs / name, device=device)
+        return
+    with stream:
+        run(StreamedStage(dense, stream), schedule, runs / name, device=device)
+
+
+def _stream(config: Config, runs: Path, workers: int) -> Stream:
+    """The stream that a config describes; held-out scenes are drawn where they are missing."""
+    data, sizes = config["data"], sample_sizes(config)
+    stream = Stream(runs / "data", data, sizes, workers)
+    if not any((runs / "held_out").glob(f"{GIVEN}*")):
+        count, first_seed = data["held_out_scenes"], data["held_out_seed"]
+        make_shards(runs / "held_out", count, first_seed=first_seed, workers=workers, **sizes)
+    return stream
 
 
 def export(config: Config, runs: Path, folder: Path, textures: bool = False, init: str | None = None) -> None:

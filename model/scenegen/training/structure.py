@@ -53,14 +53,20 @@ class StructureStage:
         model: SparseStructureFlowModel,
         conditioner: Conditioner,
         vae: StructureVAE,
-        train: Samples,
+        train: Samples | None,
         held_out: Samples,
     ) -> None:
+        """train: None when `see` will say before the first step."""
         self.model = model
         self.conditioner = conditioner.requires_grad_(False).eval()
         self.vae = vae.requires_grad_(False).eval()
-        self.train, self.held_out = train, held_out
-        self.latents = {id(samples): encode_all(self.vae, samples) for samples in (train, held_out)}
+        self.held_out, self.held_out_latents = held_out, encode_all(self.vae, held_out)
+        if train is not None:
+            self.see(train, encode_all(self.vae, train))
+
+    def see(self, train: Samples, latents: Tensor) -> None:
+        """Learn from these samples from now on. latents: theirs, as encode_all."""
+        self.train, self.latents = train, latents
         self.groups = train.by_count()
         sizes = np.array([n * len(members) for n, members in self.groups.items()], dtype=np.float64)
         self.chances = sizes / sizes.sum()
@@ -79,7 +85,7 @@ class StructureStage:
         targets = samples.targets(rows, mirror)
         position, size, yaw = (torch.from_numpy(targets[k]).to(device) for k in ("position", "log_size", "yaw"))
         grids = torch.from_numpy(samples.occupancy(rows)).to(device)
-        latents = self.latents[id(samples)][rows].to(device)
+        latents = (self.held_out_latents if samples is self.held_out else self.latents)[rows].to(device)
         cond = self.conditioner(*condition_batch(samples, scenes, rng, device, mirror))
         return cond.float(), latents, compose_placements(position, size, yaw, len(scenes)), grids
 
