@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
 from scenegen.generator.conditioning import Conditioner
 from scenegen.generator.devices import require_device
@@ -54,6 +56,7 @@ def train(
     stage: Stage
     device = own_device(device)
     require_device(device)
+    torch.manual_seed(0)  # new parts begin alike in every run, and in every process of one
     start = Checkpoint(init) if init is not None and is_scenegen(init) else None
     if init is not None and start is None and name != "structure":
         raise InvalidInput(
