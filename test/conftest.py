@@ -1,4 +1,7 @@
-"""ROS for tests: each in a domain of its own, on this machine only, and waits that end with what they wait for."""
+"""ROS for tests: each in a domain of its own, on this machine only, and waits that end with what they wait for.
+
+And one thread, for tests whose sums must come out alike.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums over other numbers of threads round differently, and Muon makes much of it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @contextmanager

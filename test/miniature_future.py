@@ -12,7 +12,7 @@ import torch
 import trimesh
 from numpy.typing import NDArray
 from PIL import Image
-from random_checkpoint import PIPELINE, write_random_checkpoint
+from random_checkpoint import ENCODER, PIPELINE, write_random_checkpoint
 
 from scenegen.cli import main
 from scenegen.generator.checkpoints import save_model, save_pipeline
@@ -26,7 +26,6 @@ SEEDS = (11, 13)
 SIDE = 240
 RESOLUTION = 8
 CAMERA = Camera.pinhole(SIDE, SIDE, 225.0)
-ENCODER = {"in_channels": 1, "latent_channels": 4, "num_res_blocks": 0, "num_res_blocks_middle": 1, "channels": [8, 16]}
 
 
 def made(seed: int) -> tuple[SyntheticScene, View]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from scenegen.generator.checkpoints import save_image_encoder, save_model, save_pipeline
@@ -19,8 +20,9 @@ from scenegen.generator.latents.flow import SLatFlowModel
 from scenegen.generator.latents.gaussian_decoder import SLatGaussianDecoder
 from scenegen.generator.latents.mesh_decoder import SLatMeshDecoder
 from scenegen.generator.structure.flow import SparseStructureFlowModel
-from scenegen.generator.structure.vae import SparseStructureDecoder
+from scenegen.generator.structure.vae import SparseStructureDecoder, SparseStructureEncoder
 from scenegen.scene import View
+from scenegen.training import shards
 
 IMAGE_ENCODER = {
     "hidden_size": 32,
@@ -59,6 +61,8 @@ DECODER = {
     "num_res_blocks_middle": 1,
     "channels": [16, 8],
 }
+ENCODER = {"in_channels": 1, "latent_channels": 4, "num_res_blocks": 0, "num_res_blocks_middle": 1, "channels": [8, 16]}
+READOUT = {"channels": 32, "latent_tokens": 8, "latent_channels": 32, "local_tokens": 9, "num_heads": 2, "depth": 1}
 LATENT_FLOW = {
     "resolution": 8,
     "in_channels": 8,
@@ -137,6 +141,27 @@ def write_random_checkpoint(folder: Path, *, latents: bool = False, colours: boo
             save_model(folder, "slat_dec_mesh", mesh_decoder, mesh_args)
             save_model(folder, "slat_dec_gs", SLatGaussianDecoder(**GAUSSIAN_DECODER), GAUSSIAN_DECODER)
     save_pipeline(folder, LATENT_PIPELINE if latents else PIPELINE)
+    return folder
+
+
+def write_small_checkpoint(folder: Path) -> Path:
+    """The same with a readout and a structure encoder, as `export` writes small models; training can go on from it."""
+    write_random_checkpoint(folder)
+    args = FLOW | {"readout": READOUT}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        save_model(folder, "ss_flow", SparseStructureFlowModel(**args), args)
+        save_model(folder, "ss_enc", SparseStructureEncoder(**ENCODER), ENCODER)
+    save_pipeline(folder, PIPELINE | {"models": PIPELINE["models"] | {"sparse_structure_encoder": "ss_enc"}})
+    return folder
+
+
+def make_small_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A shard of six synthetic scenes to train on and one held out, of the checkpoint's sizes; folder."""
+    monkeypatch.setattr(shards, "SCENES_PER_SHARD", 6)
+    for name, seed in (("data", 1_000_000), ("held_out", 500_000)):
+        (folder / name).mkdir(parents=True)
+        shards._make_shard((folder / name, seed, 28, 42, 8))
     return folder
 
 

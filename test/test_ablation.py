@@ -8,39 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_checkpoint import FLOW, PIPELINE, drawn_view, write_random_checkpoint
+from random_checkpoint import FLOW, PIPELINE, READOUT, drawn_view, make_small_data, write_small_checkpoint
 from torch import nn
 
 from scenegen.cli import main
-from scenegen.generator.checkpoints import save_model, save_pipeline
+from scenegen.generator.checkpoints import save_pipeline
 from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import SparseStructureFlowModel
-from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.scene import InvalidInput
-from scenegen.training import ablation, shards
+from scenegen.training import ablation
 from scenegen.training.ablation import ABLATIONS, AblatedConditioner, AssetLevelFlow, load_start, out_of_order
-
-READOUT = {"channels": 32, "latent_tokens": 8, "latent_channels": 32, "local_tokens": 9, "num_heads": 2, "depth": 1}
-ENCODER = {"in_channels": 1, "latent_channels": 4, "num_res_blocks": 0, "num_res_blocks_middle": 1, "channels": [8, 16]}
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A random checkpoint with a readout and a structure encoder, as small models have them."""
-    folder = write_random_checkpoint(tmp_path / "weights")
-    flow_args = {**FLOW, "readout": READOUT}
-    save_model(folder, "ss_flow", SparseStructureFlowModel(**flow_args), flow_args)
-    save_model(folder, "ss_enc", SparseStructureEncoder(**ENCODER), ENCODER)
-    save_pipeline(folder, PIPELINE | {"models": PIPELINE["models"] | {"sparse_structure_encoder": "ss_enc"}})
-    return folder
-
-
-def make_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(shards, "SCENES_PER_SHARD", 6)
-    for name, seed in (("data", 1_000_000), ("held_out", 500_000)):
-        (folder / name).mkdir(parents=True)
-        shards._make_shard((folder / name, seed, 28, 42, 8))
-    return folder
+    return write_small_checkpoint(tmp_path / "weights")
 
 
 @pytest.mark.parametrize("name", list(ABLATIONS))
@@ -90,7 +72,7 @@ def test_the_command_trains_and_scores_rows_and_does_not_train_them_twice(
 ) -> None:
     chosen = {name: ABLATIONS[name] for name in ("nothing", "scene_attention")}
     monkeypatch.setattr(ablation, "ABLATIONS", chosen)
-    runs = make_data(tmp_path / "runs", monkeypatch)
+    runs = make_small_data(tmp_path / "runs", monkeypatch)
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"structure": {"steps": 9, "learning_rate": 1e-3, "warmup": 1, "precision": "fp32"}}))
     words = ["ablate", "--weights", str(weights), "--runs", str(runs), "--config", str(config), "--steps", "2"]
@@ -121,7 +103,7 @@ def test_the_command_trains_and_scores_rows_and_does_not_train_them_twice(
 def test_rows_start_from_the_same_weights_and_need_an_encoder(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = load_start(weights, make_data(tmp_path / "runs", monkeypatch), "cpu")
+    start = load_start(weights, make_small_data(tmp_path / "runs", monkeypatch), "cpu")
     assert start.vae.encoder.out_layer[-1].out_channels == 8 and start.flow_args["readout"] == READOUT
     grids = torch.from_numpy(start.train.occupancy(np.arange(2)))
     assert start.vae.decoder(start.vae.encoder(grids)).shape == grids.shape

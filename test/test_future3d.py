@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from miniature_future import CAMERA, ENCODER, RESOLUTION, SEEDS, made, prepare, run_lengths, write_layout
+from miniature_future import CAMERA, RESOLUTION, SEEDS, made, prepare, run_lengths, write_layout
 from PIL import Image
-from random_checkpoint import DECODER, FLOW, PIPELINE, write_random_checkpoint
+from random_checkpoint import DECODER, ENCODER, FLOW, PIPELINE, write_random_checkpoint
 from safetensors.numpy import load_file
 
 from scenegen.cli import main

@@ -8,14 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from random_checkpoint import FLOW, GEOMETRY_ENCODER, IMAGE_ENCODER, PIPELINE, write_random_checkpoint
-from test_ablation import ENCODER, READOUT, make_data
+from random_checkpoint import (
+    DECODER,
+    ENCODER,
+    FLOW,
+    GEOMETRY_ENCODER,
+    IMAGE_ENCODER,
+    PIPELINE,
+    READOUT,
+    make_small_data,
+    write_small_checkpoint,
+)
 
 from scenegen.cli import main
 from scenegen.generator.checkpoints import save_model, save_pipeline
 from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import SparseStructureFlowModel
-from scenegen.generator.structure.vae import SparseStructureEncoder
 from scenegen.scene import InvalidInput
 from scenegen.training.initial import Checkpoint, is_scenegen
 from scenegen.training.stages import standard_vae, trained_encoders
@@ -25,13 +33,7 @@ CONFIG: dict[str, Any] = {
     "data": {"scenes": 6, "held_out_scenes": 6, "first_seed": 1_000_000, "held_out_seed": 500_000},
     "resolution": 8,
     "structure_encoder": ENCODER,
-    "structure_decoder": {
-        "out_channels": 1,
-        "latent_channels": 4,
-        "num_res_blocks": 0,
-        "num_res_blocks_middle": 1,
-        "channels": [16, 8],
-    },
+    "structure_decoder": DECODER,
     "image_encoder": IMAGE_ENCODER,
     "geometry_encoder": GEOMETRY_ENCODER,
     "flow": FLOW | {"readout": READOUT},
@@ -43,20 +45,14 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A random checkpoint as `export` writes it, but for its readout without a ray token."""
-    folder = write_random_checkpoint(tmp_path / "weights")
-    torch.manual_seed(1)
-    save_model(folder, "ss_flow", SparseStructureFlowModel(**CONFIG["flow"]), CONFIG["flow"])
-    save_model(folder, "ss_enc", SparseStructureEncoder(**ENCODER), ENCODER)
-    save_pipeline(folder, PIPELINE | {"models": PIPELINE["models"] | {"sparse_structure_encoder": "ss_enc"}})
-    return folder
+    return write_small_checkpoint(tmp_path / "weights")
 
 
 def grown(config: dict[str, Any]) -> dict[str, Any]:
     """The same with a layer more in the image encoder and the readout, and with rays."""
-    readout = {**READOUT, "depth": READOUT["depth"] + 1, "ray_token": True}
+    readout = READOUT | {"depth": 2, "ray_token": True}
     image = config["image_encoder"] | {"num_hidden_layers": 2}
-    return config | {"image_encoder": image, "flow": config["flow"] | {"readout": readout}, "ray_token": True}
+    return config | {"image_encoder": image, "flow": config["flow"] | {"readout": readout}}
 
 
 def test_what_the_checkpoint_lacks_changes_nothing_to_begin_with(weights: Path, tmp_path: Path) -> None:
@@ -103,7 +99,7 @@ def test_trellis_is_no_whole_scenegen(weights: Path, tmp_path: Path) -> None:
 def test_fine_tuning_needs_two_stages_and_writes_weights_that_generate(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = make_data(tmp_path / "runs", monkeypatch)
+    runs = make_small_data(tmp_path / "runs", monkeypatch)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(grown(CONFIG)))
     words = ["--config", str(config), "--runs", str(runs), "--init", str(weights)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from random_checkpoint import GEOMETRY_ENCODER, IMAGE_ENCODER
+from random_checkpoint import GEOMETRY_ENCODER, IMAGE_ENCODER, READOUT
 
 from scenegen.cli import main
 from scenegen.evaluation.metrics import voxel_iou
@@ -38,7 +38,6 @@ SIZES = {"image_size": 28, "geometry_size": 42, "resolution": 16}
 VAE = {"latent_channels": 4, "num_res_blocks": 0, "num_res_blocks_middle": 1}
 ENCODER = VAE | {"in_channels": 1, "channels": [4, 8, 16]}
 DECODER = VAE | {"out_channels": 1, "channels": [16, 8, 4]}
-READOUT = {"channels": 32, "latent_tokens": 8, "latent_channels": 32, "local_tokens": 9, "num_heads": 2, "depth": 1}
 
 
 def made(number: int) -> tuple[SyntheticScene, View]:

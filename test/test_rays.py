@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
 from scenegen.generator.preprocessing import condition_images
-from scenegen.generator.rays import ANGLES, mask_rays, mirrored_rays
+from scenegen.generator.rays import ANGLES, Rays, mask_rays, mirrored_rays
 from scenegen.generator.structure.readout import ConditionReadout, box_of_rays, lifted, ray_features
 from scenegen.render import look_at
 from scenegen.scene import Floats, View
@@ -24,6 +25,10 @@ def a_view(T_world_camera: Floats | None, intrinsics: Floats | None = None) -> V
     middle = np.array([[100.0, 0, 49.5], [0, 100.0, 39.5], [0, 0, 1]])
     image = np.zeros((80, 100, 3), dtype=np.uint8)
     return View(image, masks, None, middle if intrinsics is None else intrinsics, T_world_camera)
+
+
+def rays_of(view: View, ids: Sequence[int]) -> Rays:
+    return mask_rays(view, [view.masks == i for i in ids])
 
 
 def looking_down(degrees: float) -> Floats:
@@ -42,7 +47,7 @@ def made_sample(seed: int) -> tuple[View, Arrays]:
 
 
 def test_rays_of_a_mask_in_the_middle_are_those_of_the_camera() -> None:
-    (rays,) = mask_rays(a_view(looking_down(40)), [7])
+    (rays,) = rays_of(a_view(looking_down(40)), [7])
     known, azimuth, elevation, left, right, top, bottom = rays
     assert known == 1 and azimuth == pytest.approx(0, abs=1e-6)
     assert math.degrees(elevation) == pytest.approx(-40, abs=1e-4)
@@ -66,7 +71,7 @@ def test_rays_of_a_mask_in_the_middle_are_those_of_the_camera() -> None:
     ids=["no intrinsics", "no pose", "no z up", "straight down", "from below", "on its side"],
 )
 def test_what_says_nothing_about_an_object_leaves_its_rays_unknown(view: View) -> None:
-    assert not mask_rays(view, [7]).any()
+    assert not rays_of(view, [7]).any()
 
 
 def test_the_mirror_image_has_mirrored_rays() -> None:
@@ -78,7 +83,7 @@ def test_the_mirror_image_has_mirrored_rays() -> None:
     mirror = dataclasses.replace(
         view, image=view.image[:, ::-1].copy(), masks=view.masks[:, ::-1].copy(), intrinsics=intrinsics
     )
-    np.testing.assert_allclose(mask_rays(mirror, ids), mirrored_rays(mask_rays(view, ids)), atol=1e-6)
+    np.testing.assert_allclose(rays_of(mirror, ids), mirrored_rays(rays_of(view, ids)), atol=1e-6)
 
 
 def test_rays_alone_are_near_the_truth_and_an_offset_from_them_reaches_it() -> None:
@@ -149,4 +154,4 @@ def test_training_varies_what_is_known_by_scene() -> None:
 def test_images_and_rays_of_a_view_belong_together() -> None:
     view, _ = made_sample(14)
     ids = list(view.instance_ids)[::-1]
-    np.testing.assert_array_equal(condition_images(view, ids, 28, 28).rays, mask_rays(view, ids))
+    np.testing.assert_array_equal(condition_images(view, ids, 28, 28).rays, rays_of(view, ids))

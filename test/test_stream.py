@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from random_checkpoint import FLOW, GEOMETRY_ENCODER, IMAGE_ENCODER
+from random_checkpoint import FLOW, GEOMETRY_ENCODER, IMAGE_ENCODER, READOUT
 from serving import WAIT_S, wait_until
 from test_training_loop import assert_equal, checkpoint
 
@@ -42,18 +42,13 @@ SIZES = {"image_size": 28, "geometry_size": 42, "resolution": 16}
 DATA = {"first_seed": 50, "window": 3, "fresh_every": 2}
 VAE = {"latent_channels": 4, "num_res_blocks": 0, "num_res_blocks_middle": 1}
 ENCODER, DECODER = {"in_channels": 1, "channels": [4, 8, 16]}, {"out_channels": 1, "channels": [16, 8, 4]}
-READOUT = {"channels": 32, "latent_tokens": 8, "latent_channels": 32, "local_tokens": 9, "num_heads": 2, "depth": 1}
 SCHEDULE = Schedule(steps=8, learning_rate=1e-3, warmup=2, validate_every=8, save_every=3, precision="fp32")
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few scenes in a shard, and one thread: sums over other numbers of threads round differently."""
+def small(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """Few scenes in a shard."""
     monkeypatch.setattr(shards, "SCENES_PER_SHARD", SCENES)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

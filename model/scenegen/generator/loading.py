@@ -34,6 +34,7 @@ from scenegen.generator.latents.mesh_decoder import SLatMeshDecoder
 from scenegen.generator.latents.normalisation import LatentNormalisation
 from scenegen.generator.nn.precision import half_for
 from scenegen.generator.structure.flow import SparseStructureFlowModel
+from scenegen.generator.structure.readout import ConditionReadout
 from scenegen.generator.structure.vae import SparseStructureDecoder, Upsample
 from scenegen.scene import InvalidInput
 from scenegen.weights import find_weights
@@ -91,7 +92,8 @@ def load_parts(folder: str | Path, device: str, memory: Literal["all", "low"], m
     geometry = open_aggregator(find_encoder(folder, geometry_name))
     flow = open_model(find_model(folder, flow_name), SparseStructureFlowModel, half=half)
     decoder = open_model(find_model(folder, decoder_name), SparseStructureDecoder, half=half)
-    conditioner = Conditioner(image.model, geometry.model, ray_token=args.get("ray_token") is True).eval()
+    ray_token = isinstance(flow.model.readout, ConditionReadout) and flow.model.readout.ray_token
+    conditioner = Conditioner(image.model, geometry.model, ray_token=ray_token).eval()
     stored: list[Stored[Any]] = [image, geometry, flow, decoder]
     latents = None
     if "slat_flow_model" in args["models"]:

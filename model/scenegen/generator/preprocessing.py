@@ -53,7 +53,7 @@ def condition_images(view: View, ids: Sequence[int], image_size: int, geometry_s
         masks=np.stack([mask_image(mask, image_size) for mask in masks]),
         scene=scene_image(view.image, image_size),
         geometry=geometry_image(view.image, geometry_size),
-        rays=mask_rays(view, ids),
+        rays=mask_rays(view, masks),
     )
 
 

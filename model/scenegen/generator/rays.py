@@ -10,6 +10,7 @@ Angles are in the heading frame: origin at the camera, z up, y along the camera'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +23,27 @@ ANGLES = 6
 """Azimuth (from y to x) and elevation of the ray through the middle of a mask's box, azimuths through the middles of
 its left and right sides relative to that, elevations through the middles of its top and bottom; radians."""
 HIGHEST_ROLL_DEG = 10.0
+"""Small models have only seen level cameras; what a rolled one sees stands aslant in its picture."""
 HIGHEST_ELEVATION_DEG = -3.0
 """Of the ray through the bottom of a mask: objects seen from less far above are not what small models learn from."""
 STEEPEST_DEG = 80.0
 """Azimuths mean little for a camera that looks straight down."""
 
 
-def mask_rays(view: View, ids: Sequence[int]) -> Rays:
+def pixel_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a mask [H, W] that is not empty, in pixels; right and bottom lie just outside."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def mask_rays(view: View, masks: Sequence[NDArray[np.bool_]]) -> Rays:
     """Whether the rays of each object are known (1 or 0), and their ANGLES: float32 [N, 1 + ANGLES], unknown all zero.
 
-    Unknown are the rays of a view without intrinsics or pose, of a camera that is rolled or looks straight down (or
-    whose world has no z up, which is the same to it), and of an object that is hardly below the camera. Objects must be
-    in the masks.
+    masks: of the objects, bool [H, W], none empty. Unknown are the rays of a view without intrinsics or pose, of a
+    camera that is rolled or looks straight down (as cameras in a world without z up mostly seem to), and of an object
+    that is hardly below the camera.
     """
-    rays = np.zeros((len(ids), 1 + ANGLES), dtype=np.float32)
+    rays = np.zeros((len(masks), 1 + ANGLES), dtype=np.float32)
     if view.intrinsics is None or view.T_world_camera is None:
         return rays
     R_world_camera = view.T_world_camera[:3, :3]
@@ -45,12 +53,11 @@ def mask_rays(view: View, ids: Sequence[int]) -> Rays:
     heading = np.array([forward[0], forward[1], 0.0]) / np.hypot(forward[0], forward[1])
     R_heading_world = np.stack([np.array([heading[1], -heading[0], 0.0]), heading, np.array([0.0, 0.0, 1.0])])
     R_heading_image = R_heading_world @ R_world_camera @ np.linalg.inv(view.intrinsics)
-    for row, i in zip(rays, ids, strict=True):
-        mask = view.masks == i
-        lines, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        left, right_, top, bottom = columns[0], columns[-1] + 1, lines[0], lines[-1] + 1
-        u, v = (left + right_) / 2, (top + bottom) / 2
-        pixels = np.array([[u, v], [left, v], [right_, v], [u, top], [u, bottom]]) - 0.5
+    for row, mask in zip(rays, masks, strict=True):
+        u0, v0, u1, v1 = pixel_box(mask)
+        u, v = (u0 + u1) / 2, (v0 + v1) / 2
+        # pixel (u, v) has its centre at (u, v), so its sides are half a pixel off
+        pixels = np.array([[u, v], [u0, v], [u1, v], [u, v0], [u, v1]]) - 0.5
         x, y, z = R_heading_image @ np.column_stack([pixels, np.ones(5)]).T
         azimuth, elevation = np.arctan2(x, y), np.arctan2(z, np.hypot(x, y))
         if elevation[4] < np.radians(HIGHEST_ELEVATION_DEG):
@@ -59,6 +66,7 @@ def mask_rays(view: View, ids: Sequence[int]) -> Rays:
     return rays
 
 
-def mirrored_rays(rays: Rays) -> Rays:
+def mirrored_rays(rays: NDArray[Any]) -> Rays:
     """The same objects' rays [N, 1 + ANGLES] in the picture's mirror image."""
-    return rays[:, [0, 1, 2, 4, 3, 5, 6]] * np.array([1, -1, 1, -1, -1, 1, 1], dtype=np.float32)
+    mirrored: Rays = rays[:, [0, 1, 2, 4, 3, 5, 6]] * np.array([1, -1, 1, -1, -1, 1, 1], dtype=np.float32)
+    return mirrored

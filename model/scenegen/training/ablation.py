@@ -116,14 +116,13 @@ def load_start(weights: str | Path, runs: Path, device: str, shards: int | None 
 
     InvalidInput when either is missing, or the checkpoint has no structure encoder.
     """
-    checkpoint = Checkpoint(weights)
+    checkpoint = Checkpoint(weights, device)
     roles = ("sparse_structure_encoder", "sparse_structure_decoder", "sparse_structure_flow_model")
     encoder_args, decoder_args, flow_args = (describe(checkpoint.stem(role))[1] for role in roles)
     vae = StructureVAE(encoder_args, decoder_args)
     checkpoint.structure_vae(vae)
-    whole = SceneGen.from_pretrained(weights, device=device)
     train, held_out = Samples(runs / "data", limit=shards), Samples(runs / "held_out")
-    return Start(whole, flow_args, vae.to(device), train, held_out, device)
+    return Start(SceneGen(checkpoint.parts), flow_args, vae.to(device), train, held_out, device)
 
 
 def train_row(ablation: Ablation, start: Start, schedule: Schedule, folder: Path) -> SceneGen:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scenegen.generator.conditioning import Conditioner, image_tensor
-from scenegen.generator.rays import ANGLES, Rays
+from scenegen.generator.rays import Rays, mirrored_rays
 from scenegen.generator.structure.flow import patchify, unpatchify
 from scenegen.generator.structure.readout import ConditionReadout, compose_placements, yaw_from_logits, yaw_targets
 from scenegen.synthetic.objects import FAMILIES
@@ -35,9 +35,9 @@ DECODED_PER_STEP = 16
 """Objects of a step whose regressed latents are decoded too: what a small error of a latent does to a thin part, only
 the shape tells."""
 WEIGHTS = {"latent": 1.0, "entropy": 0.5, "dice": 1.0, "yaw": 0.3, "family": 0.3, "extents": 1.0}
+WEIGHTS |= {"position": 3.0, "size": 1.0, "box": 2.0, "depth": 1.0, "camera": 2.0}
 POSITION_UNIT = 3.0
 """Object sizes that count as much as a camera height in the position of an object whose rays are known."""
-WEIGHTS |= {"position": 3.0, "size": 1.0, "box": 2.0, "depth": 1.0, "camera": 2.0}
 
 
 class EncoderPretraining(nn.Module):
@@ -66,7 +66,8 @@ def condition_batch(
     With ``rng``, exposure and tint vary per scene, and so does what is known of the camera.
     """
     rows = samples.rows(scenes)
-    rays = samples.targets(rows, mirror)["rays"]
+    rays = samples.objects["rays"][rows]
+    rays = mirrored_rays(rays) if mirror else rays
     if rng is not None:
         rays = varied_rays(rays, rng, samples.counts[scenes])
     view = torch.from_numpy(np.repeat(np.arange(len(scenes)), samples.counts[scenes])).to(device)
@@ -87,13 +88,14 @@ def condition_batch(
 def varied_rays(rays: NDArray[Any], rng: np.random.Generator, counts: NDArray[np.int64]) -> Rays:
     """Rays [N, 1 + ANGLES] of scenes with so many objects each, as a robot knows them: a little off, or not at all.
 
-    Pitch and focal length are off by the same for all objects of a scene.
+    Pitch (elevations) and focal length (azimuths) are off by the same for all objects of a scene.
     """
     scenes = np.repeat(np.arange(len(counts)), counts)
     pitch, focal = rng.normal(0, PITCH_ERROR, len(counts))[scenes], rng.normal(1, FOCAL_ERROR, len(counts))[scenes]
     known = (rng.random(len(counts)) >= UNKNOWN_CAMERA)[scenes]
-    varied = rays * np.column_stack([np.ones_like(focal), *[focal] * ANGLES])
-    varied[:, [2, 5, 6]] = rays[:, [2, 5, 6]] + pitch[:, None]
+    varied = rays.astype(np.float64)
+    varied[:, [1, 3, 4]] *= focal[:, None]
+    varied[:, [2, 5, 6]] += pitch[:, None]
     return (varied * (known & (rays[:, 0] > 0))[:, None]).astype(np.float32)
 
 
@@ -228,7 +230,7 @@ class EncoderStage:
         assert isinstance(model, EncoderPretraining)
         device = model.box.weight.device
         results: dict[str, list[Tensor]] = {}
-        for _, members in self.held_out.by_count().items():
+        for members in self.held_out.by_count().values():
             for scenes in np.array_split(members[:96], max(1, len(members[:96]) // 16)):
                 arguments = condition_batch(self.held_out, scenes, None, device)
                 with torch.autocast(device.type, torch.bfloat16):

@@ -107,13 +107,13 @@ def is_scenegen(place: str | Path) -> bool:
 class Checkpoint:
     """A whole SceneGen that training goes on from: packaged weights, or a folder that `export` wrote.
 
-    place: whatever find_weights takes. Raises InvalidInput as load_parts does, and when a model has other sizes than
-    the one it is given to.
+    place: whatever find_weights takes. device: of its models. Raises InvalidInput as load_parts does, and when a model
+    has other sizes than the one it is given to.
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path, device: str = "cpu") -> None:
         self.folder = find_weights(place)
-        self.parts = load_parts(self.folder, "cpu", "all", "exact")
+        self.parts = load_parts(self.folder, device, "all", "exact")
 
     def stem(self, role: str) -> Path:
         """The files of the model with a role in `pipeline.json`, without their endings; InvalidInput without one."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scenegen.generator.preprocessing import condition_images
-from scenegen.generator.rays import mirrored_rays
+from scenegen.generator.rays import mirrored_rays, pixel_box
 from scenegen.scene import View
 from scenegen.synthetic.objects import FAMILIES
 from scenegen.synthetic.scenes import SyntheticScene
@@ -139,7 +139,5 @@ def patch_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Box (u0, v0, u1, v1) of a mask [H, W] as shares of the frame's width and height."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     height, width = mask.shape
-    box = (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
-    return np.array(box, dtype=np.float32)
+    return (np.array(pixel_box(mask)) / [width, height, width, height]).astype(np.float32)

@@ -151,7 +151,6 @@ def export(config: Config, runs: Path, folder: Path, textures: bool = False, ini
         "image_cond_model": "dinov2",
         "vggt_model": "vggt",
         "multiview": "published",
-        "ray_token": config.get("ray_token", False),
     }
     if textures:
         models |= {"slat_flow_model": "slat_flow", "slat_decoder_mesh": "slat_dec_mesh"}
@@ -214,7 +213,8 @@ def _vae(config: Config) -> StructureVAE:
 
 def _encoders(config: Config) -> EncoderPretraining:
     encoders = ImageEncoder(config["image_encoder"]), VGGTAggregator(**config["geometry_encoder"])
-    conditioner = Conditioner(*encoders, ray_token=config.get("ray_token", False))
+    readout = ConditionReadout(**config["flow"]["readout"])
+    conditioner = Conditioner(*encoders, ray_token=readout.ray_token)
     initialise_encoders(conditioner)
     conditioner.image_encoder.config._attn_implementation = "eager"  # a tenth faster to train on a CPU
-    return EncoderPretraining(conditioner, ConditionReadout(**config["flow"]["readout"]))
+    return EncoderPretraining(conditioner, readout)
