@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -276,3 +277,9 @@ def test_the_command_loads_torch_only_where_it_is_needed() -> None:
     code = "import sys, scenegen.cli; print(sorted({'torch', 'transformers', 'rclpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, cwd=ROOT / "model")
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("script", ["scenegen", "scenegen_node", "scenegen_viewer", "simulated_camera"])
+def test_processes_that_a_command_spawns_do_not_run_it_again(script: str) -> None:
+    # as multiprocessing's spawn imports the script its parent was started by
+    assert "main" in runpy.run_path(str(ROOT / "scripts" / script), run_name="__mp_main__")
