@@ -132,9 +132,7 @@ class ReleasedLoss:
         balance = flow.detach() / (beside.detach() + 1e-8)
         weight = self.weight(balance)
         loss = flow + weight * beside
-        return LossTerms(
-            loss, flow, **logged, placement=beside, collision_ratio=ratio, weight=weight, balance=balance
-        )
+        return LossTerms(loss, flow, **logged, placement=beside, collision_ratio=ratio, weight=weight, balance=balance)
 
 
 def _huber(error: Tensor, beta: float) -> Tensor:

@@ -137,6 +137,7 @@ class Samples:
     """Rows of shards, in memory: those of a folder, or a window of them that is moved on.
 
     scene, objects: arrays as in samples.py, stacked. first [S], counts [S]: each scene's rows among the objects.
+    folder: that they were read from, if any.
     procedural: whether all scenes are synthetic, so that objects can be made again and are their own mirror images.
     """
 
@@ -145,13 +146,14 @@ class Samples:
         if not paths:
             raise InvalidInput(f"{folder} holds no scenes_*.safetensors: make them with `scenegen train data`")
         self.procedural = not any(path.name.startswith(GIVEN) for path in paths[:limit])
+        self.folder: Path | None = folder
         self._merge([(int(path.stem.split("_")[1]), load_file(path)) for path in paths[:limit]])
 
     @classmethod
     def of_shard(cls, first_seed: int, shard: Arrays) -> Samples:
         """Those of one shard of synthetic scenes, whose arrays are taken out of ``shard``."""
         samples = cls.__new__(cls)
-        samples.procedural = True
+        samples.procedural, samples.folder = True, None
         samples._merge([(first_seed, shard)])
         return samples
 
