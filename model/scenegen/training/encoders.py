@@ -158,7 +158,7 @@ def encode_all(vae: StructureVAE, samples: Samples) -> Tensor:
 
 def _digest(vae: StructureVAE, samples: Samples) -> str:
     """What latents depend on, in 16 digits."""
-    digest = hashlib.sha256(np.ascontiguousarray(samples.objects["occupancy"]))
+    digest = hashlib.sha256(samples.objects["occupancy"].tobytes())
     for value in vae.encoder.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -20,12 +20,15 @@ _EDGE = 0.4
 _ROUNDS, _STEPS = 10, 30
 _FARTHEST = 0.2
 """Voxels by which a vertex may move along an axis: stairs are that high, and thin parts and edges keep their form."""
+_BESIDE = 0.02
+"""Voxels that a vertex keeps from the middle of a voxel, if it was not nearer."""
 
 
 def without_stairs(vertices: Floats, faces: Ints, voxel: float) -> Floats:
     """Vertices [V, 3] of a mesh with faces [F, 3], moved by less than a voxel: smooth where its surface is meant so.
 
-    voxel: edge of the grid's voxels, in the units of the vertices.
+    The mesh lies in the unit box around the origin, of a grid whose voxels have the edge ``voxel``. No vertex passes the
+    middle of a voxel, along any axis: what the grid says of the middles stays as it is.
     """
     normals = _agreed_normals(vertices[faces].astype(np.float64), _REACH * voxel)
     count = len(vertices)
@@ -34,10 +37,14 @@ def without_stairs(vertices: Floats, faces: Ints, voxel: float) -> Floats:
     degree = np.maximum(np.diff(gather.indptr), 1)[:, None]
     turns = (gather @ (normals[:, :, None] * normals[:, None, :]).reshape(-1, 9)).reshape(count, 3, 3)
     moved = start = vertices.astype(np.float64)
+    cell = np.floor((start + 0.5) / voxel - 0.5)  # between the middles of two voxels
+    low, high = ((cell + side + 0.5) * voxel - 0.5 for side in (_BESIDE, 1 - _BESIDE))
+    low = np.minimum(start, np.maximum(low, start - _FARTHEST * voxel))
+    high = np.maximum(start, np.minimum(high, start + _FARTHEST * voxel))
     for _ in range(_STEPS):  # towards the planes of its faces, each through the face's middle
         height = np.einsum("fx,fx->f", normals, moved[faces].mean(axis=1))
         towards = gather @ (normals * height[:, None]) - np.einsum("vij,vj->vi", turns, moved)
-        moved = start + np.clip(moved + towards / degree - start, -_FARTHEST * voxel, _FARTHEST * voxel)
+        moved = np.clip(moved + towards / degree, low, high)
     return moved.astype(vertices.dtype)
 
 
