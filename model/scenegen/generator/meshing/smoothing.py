@@ -27,8 +27,8 @@ _BESIDE = 0.02
 def without_stairs(vertices: Floats, faces: Ints, voxel: float) -> Floats:
     """Vertices [V, 3] of a mesh with faces [F, 3], moved by less than a voxel: smooth where its surface is meant so.
 
-    The mesh lies in the unit box around the origin, of a grid whose voxels have the edge ``voxel``. No vertex passes the
-    middle of a voxel, along any axis: what the grid says of the middles stays as it is.
+    The mesh lies in the unit box around the origin, on a grid of voxels whose edge is ``voxel``. No vertex passes the
+    middle of a voxel along an axis: what the grid says of the middles stays as it is.
     """
     normals = _agreed_normals(vertices[faces].astype(np.float64), _REACH * voxel)
     count = len(vertices)
