@@ -31,6 +31,7 @@ LATENTS = "latents_"
 """How the names of files begin that keep structure latents beside shards."""
 OBJECTS_PER_STEP = 64
 SCENES_PER_STEP = 1
+"""Whole scenes, beside so many single objects, in each part of a step."""
 HARD = {"table": 2.0, "shelf": 2.0, "chair": 1.75, "crate": 1.5, "ball": 0.5, "can": 0.5, "cone": 0.5, "bottle": 0.5}
 """How often objects of a family are drawn, where not as often as others: about as 1 - IoU of what was learnt of it."""
 UNKNOWN_CAMERA = 0.2
