@@ -150,8 +150,8 @@ def _packaged(repeats: int) -> list[Comparison]:
     truth, camera = make_scene(1), Camera.pinhole()
     view = render(truth, camera, camera_path(truth, 1, 1, camera)[0])
     conditions = list(model.conditioner.encode([view], view.instance_ids))
-    name = f"tiny weights, {len(view.instance_ids)} assets, 4 steps"
     settings = replace(model.sampler, steps=4, temperature=1.0)  # one step has nothing to save; noise, to differ by
+    name = f"tiny weights, {len(view.instance_ids)} assets, {settings.steps} steps"
     return [compare(name, model.flow, conditions, settings, repeats)]
 
 

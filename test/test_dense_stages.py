@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scenegen.synthetic import FAMILIES
 from scenegen.training import shards
-from scenegen.training.encoders import HARD, LATENTS, encode_all
+from scenegen.training.encoders import FAMILY_WEIGHTS, LATENTS, encode_all
 from scenegen.training.shards import Samples, draw_shard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +30,7 @@ def test_hard_families_are_drawn_more_often_than_easy_ones(samples: Samples) -> 
     rows = stage.draw_objects(np.random.default_rng(0), 40_000)
     assert rows.min() >= 0 and rows.max() < len(there)
     each = np.bincount(there[rows], minlength=len(FAMILIES)) / np.bincount(there, minlength=len(FAMILIES)).clip(1)
-    wanted = np.array([HARD.get(family, 1.0) for family in FAMILIES])
+    wanted = np.array([FAMILY_WEIGHTS.get(family, 1.0) for family in FAMILIES])
     seen = each > 0
     assert len(set(wanted[seen])) > 2, "the scenes hold hard, easy and other families"
     np.testing.assert_allclose(each[seen] / wanted[seen] / (each[seen] / wanted[seen]).mean(), 1, atol=0.1)

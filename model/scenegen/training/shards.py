@@ -57,7 +57,7 @@ def shard_path(folder: Path, first_seed: int) -> Path:
 def _make_shard(job: tuple[Path, int, int, int, int]) -> None:
     folder, first_seed, image_size, geometry_size, resolution = job
     sizes = {"image_size": image_size, "geometry_size": geometry_size, "resolution": resolution}
-    _write_shard(shard_path(folder, first_seed), draw_shard(shard_seeds(first_seed), sizes))
+    write_arrays(shard_path(folder, first_seed), draw_shard(shard_seeds(first_seed), sizes))
 
 
 def sample_sizes(config: Mapping[str, Any]) -> dict[str, int]:
@@ -101,9 +101,10 @@ def _stacked(samples: Sequence[Sample]) -> Arrays:
     return {"counts": counts, **arrays}
 
 
-def _write_shard(path: Path, shard: Arrays) -> None:
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Write arrays as safetensors, whole or not at all."""
     part = path.with_suffix(f".part{os.getpid()}")
-    save_file(shard, part)
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, part)  # it writes memory as it lies
     os.replace(part, path)
 
 
@@ -129,7 +130,7 @@ class GivenShards:
         if self._waiting:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{GIVEN}{self.count - len(self._waiting):08d}.safetensors"
-            _write_shard(path, _stacked(self._waiting))
+            write_arrays(path, _stacked(self._waiting))
             self._waiting = []
 
 

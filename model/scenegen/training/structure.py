@@ -28,12 +28,12 @@ SIGMA = 1e-5
 UNCONDITIONAL = 0.1
 PLACEMENT_WEIGHT = 0.15
 COLLISION_WEIGHT = 0.1
-ANSWERS = 0.8
+NOISELESS = 0.8
 """Share of scenes that are shown at time 1 and without noise: of what one step from there gives, the one that is most
 likely to be near the truth, which a sampler with `steps` 1 and `temperature` 0 asks for. Never without noise before
 time 1: there x would be the truth itself, and a flow copies it whatever the condition says."""
 DECODED_WEIGHT = 1.0
-"""Of how the shapes differ that answers decode to."""
+"""Weight of how the shapes differ that the clean latents of noiseless scenes decode to."""
 COLLISION_POINTS = 128
 
 
@@ -45,11 +45,11 @@ def draw_times(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
     return np.where(kind < 0.1, 1, times).astype(np.float32)
 
 
-def draw_answers(rng: np.random.Generator, scenes: int) -> NDArray[np.bool_]:
+def draw_noiseless(rng: np.random.Generator, scenes: int) -> NDArray[np.bool_]:
     """Which scenes [S] are shown at time 1 and without noise; at least one is."""
-    answers = rng.random(scenes) < ANSWERS
-    answers[rng.integers(scenes)] = True
-    return answers
+    noiseless = rng.random(scenes) < NOISELESS
+    noiseless[rng.integers(scenes)] = True
+    return noiseless
 
 
 class StructureStage:
@@ -102,19 +102,19 @@ class StructureStage:
         wanted = min(max(1, OBJECTS_PER_STEP // count), len(self.groups[count]))
         chosen = step_rng.choice(self.groups[count], wanted, replace=False)
         cond, latents, placements, grids = self.batch(self.train, chosen, step_rng)
-        answers = torch.from_numpy(draw_answers(step_rng, len(chosen)).repeat(count)).to(cond.device)
-        dropped = torch.from_numpy(step_rng.random(len(cond)) < UNCONDITIONAL).to(cond.device) & ~answers
+        noiseless = torch.from_numpy(draw_noiseless(step_rng, len(chosen)).repeat(count)).to(cond.device)
+        dropped = torch.from_numpy(step_rng.random(len(cond)) < UNCONDITIONAL).to(cond.device) & ~noiseless
         cond = cond * ~dropped[:, None, None]
         t = torch.from_numpy(draw_times(step_rng, len(cond))).to(cond.device)
-        t = torch.where(answers, 1.0, t)
+        t = torch.where(noiseless, 1.0, t)
         eps = torch.randn(latents.shape, generator=noise).to(cond.device)
-        eps = eps * ~answers[:, None, None, None, None]
+        eps = eps * ~noiseless[:, None, None, None, None]
         time = t[:, None, None, None, None]
         x = (1 - time) * latents + (SIGMA + (1 - SIGMA) * time) * eps
         velocity, predicted = self.model(x, 1000 * t, cond, scenes=len(chosen))
         flow = F.mse_loss(velocity.float(), (1 - SIGMA) * eps - latents)
         clean = predict_clean(x, velocity.float(), time, SIGMA)
-        shape = occupancy_loss(self.vae.decoder(clean[answers]), grids[answers])
+        shape = occupancy_loss(self.vae.decoder(clean[noiseless]), grids[noiseless])
         place = placement_loss(predicted, placements, len(chosen))
         collision = collision_loss(predicted.float(), grids, len(chosen), COLLISION_POINTS, noise)
         return {
