@@ -19,6 +19,8 @@ from random_checkpoint import (
     make_small_data,
     write_small_checkpoint,
 )
+from safetensors.torch import load_file
+from torch import Tensor
 
 from scenegen.cli import main
 from scenegen.generator.checkpoints import save_model, save_pipeline
@@ -26,6 +28,7 @@ from scenegen.generator.pipeline import SceneGen
 from scenegen.generator.structure.flow import SparseStructureFlowModel
 from scenegen.scene import InvalidInput
 from scenegen.training.initial import Checkpoint, is_scenegen
+from scenegen.training.loop import load_average
 from scenegen.training.stages import standard_vae, trained_encoders
 
 SCHEDULE = {"steps": 2, "learning_rate": 1e-3, "warmup": 1, "precision": "fp32"}
@@ -110,3 +113,31 @@ def test_fine_tuning_needs_two_stages_and_writes_weights_that_generate(
     capsys.readouterr()
     assert main(["train", "data", *words]) == 2
     assert "data trains nothing" in capsys.readouterr().err
+
+
+def test_encoders_that_were_trained_on_bring_their_readout(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readout is trained with the encoders and used by the flow: one of before fits no encoder of now."""
+    runs = make_small_data(tmp_path / "runs", monkeypatch)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG))
+    words = ["--config", str(config), "--runs", str(runs), "--init", str(weights)]
+
+    def trained() -> Tensor:
+        return trained_encoders(CONFIG, runs).get_parameter("readout.to_yaw.weight")
+
+    def exported() -> Tensor:
+        assert main(["train", "export", *words, "--out", str(tmp_path / "out")]) == 0
+        return load_file(tmp_path / "out/ss_flow.safetensors")["readout.to_yaw.weight"].float()
+
+    for stage in ("encoders", "structure"):
+        assert main(["train", stage, *words]) == 0
+    before = trained()
+    assert main(["train", "encoders", *words, "--steps", "4", "--rate", "0.1"]) == 0
+    assert (trained() - before).abs().max() > 0.01, "or the test could not fail"
+    torch.testing.assert_close(exported(), trained(), atol=1e-3, rtol=0)
+    assert main(["train", "structure", *words, "--steps", "4"]) == 0
+    flow = load_average(runs / "structure", SparseStructureFlowModel(**CONFIG["flow"]))
+    torch.testing.assert_close(flow.get_parameter("readout.to_yaw.weight"), trained())
+    torch.testing.assert_close(exported(), trained(), atol=1e-3, rtol=0)

@@ -83,6 +83,22 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert_equal(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut"))
 
 
+def test_a_part_of_an_earlier_stage_is_as_given_and_not_as_kept(tmp_path: Path) -> None:
+    def stage(value: float) -> LineStage:
+        made = LineStage()
+        nn.init.constant_(made.model[3].weight.requires_grad_(False), value)  # type: ignore[index]
+        return made
+
+    run(stage(0.1), replace(FP32, steps=20), tmp_path, given="3")
+    resumed = stage(0.2)
+    average = run(resumed, FP32, tmp_path, given="3")
+    assert resumed.calls == 20, "the rest of it goes on"
+    for name, model in (("model", resumed.model), ("average", average)):
+        assert torch.all(model[3].weight == 0.2), name  # type: ignore[index]
+    kept = load_average(tmp_path, LineStage().model)
+    assert torch.all(kept[3].weight == 0.2)  # type: ignore[index]
+
+
 def test_what_norms_were_of_late_is_remembered_by_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,17 +111,21 @@ class Schedule:
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def run(stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device: str = "cpu") -> nn.Module:
+def run(
+    stage: Stage, schedule: Schedule, folder: Path, *, seed: int = 0, device: str = "cpu", given: str = ""
+) -> nn.Module:
     """Train ``stage`` from its last checkpoint in ``folder`` to the end of the schedule; the averaged model.
 
+    given: name of the part of the model that is frozen and an earlier stage's result. It stays as the stage has it, for
+    that of a checkpoint may be of an earlier run of the earlier stage.
     Writes ``folder``/checkpoint.pt (for resuming here only), log.csv, validation.csv, an event file for TensorBoard and
     losses.png. Under torchrun all processes take part, and the first one writes.
     """
     with processes(device) as group:
-        return _run(stage, schedule, folder, seed, group)
+        return _run(stage, schedule, folder, seed, group, given)
 
 
-def _run(stage: Stage, schedule: Schedule, folder: Path, seed: int, group: Group) -> nn.Module:
+def _run(stage: Stage, schedule: Schedule, folder: Path, seed: int, group: Group, given: str) -> nn.Module:
     folder.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(group.device).train()
     group.same_start(model)
@@ -131,7 +135,7 @@ def _run(stage: Stage, schedule: Schedule, folder: Path, seed: int, group: Group
     scaler = torch.amp.GradScaler(torch.device(group.device).type, enabled=schedule.precision == "fp16")
     clip = GradientClip(schedule.clip_norm, schedule.clip_percentile)
     state = (model, average, optimisers, scaler, clip)
-    start = _resume(folder / "checkpoint.pt", *state)
+    start = _resume(folder / "checkpoint.pt", given, *state)
     group.wait()  # nobody writes before everybody has read
     log = Log(folder, start) if group.writes else None
     shown = {"initial": start, "total": schedule.steps, "desc": folder.name, "mininterval": 5}
@@ -262,6 +266,7 @@ def _save(
 
 def _resume(
     path: Path,
+    given: str,
     model: nn.Module,
     average: nn.Module,
     optimisers: Optimisers,
@@ -272,8 +277,9 @@ def _resume(
         return 0
     state = torch.load(path, weights_only=True, map_location="cpu")
     try:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
+        for module, name, of_part in ((model, "model", f"{given}."), (average, "average", f"module.{given}.")):
+            own = {k: v for k, v in module.state_dict().items() if given and k.startswith(of_part)}
+            module.load_state_dict(state[name] | own)
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         if state.get("scaler"):  # empty but for fp16

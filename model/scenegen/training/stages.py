@@ -89,6 +89,7 @@ def train(
         return
     vae = standard_vae(config, runs, start).to(device)
     dense: EncoderStage | StructureStage
+    given = ""
     if name == "encoders":
         layout = {"patch": config["flow"]["patch_size"], "resolution": config["flow"]["resolution"]}
         learner = _encoders(config)
@@ -107,12 +108,13 @@ def train(
         if flow.readout is not None:
             flow.readout.load_state_dict(encoders.readout.state_dict())
             flow.readout.requires_grad_(False)
+            given = "readout"
         dense = StructureStage(flow, encoders.conditioner.to(device), vae, samples, held_out)
     if stream is None:
-        run(dense, schedule, runs / name, device=device)
+        run(dense, schedule, runs / name, device=device, given=given)
         return
     with stream:
-        run(StreamedStage(dense, stream), schedule, runs / name, device=device)
+        run(StreamedStage(dense, stream), schedule, runs / name, device=device, given=given)
 
 
 def _stream(config: Config, runs: Path, workers: int) -> Stream:
@@ -134,7 +136,10 @@ def export(config: Config, runs: Path, folder: Path, textures: bool = False, ini
     start = None if init is None else Checkpoint(init)
     structure_vae = standard_vae(config, runs, start)
     encoders = trained_encoders(config, runs, start)
-    flow = load_average(runs / "structure", SparseStructureFlowModel(**config["flow"]))
+    flow = SparseStructureFlowModel(**config["flow"])
+    load_average(runs / "structure", flow)
+    if flow.readout is not None:  # as the image encoder beside it, which may be newer than the flow
+        flow.readout.load_state_dict(encoders.readout.state_dict())
     save_model(folder, "ss_flow", flow, config["flow"])
     save_model(folder, "ss_dec", structure_vae.decoder, config["structure_decoder"])
     save_model(folder, "ss_enc", structure_vae.encoder, config["structure_encoder"])
