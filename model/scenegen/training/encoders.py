@@ -149,7 +149,7 @@ def encode_all(vae: StructureVAE, samples: Samples) -> Tensor:
     chunks = np.array_split(rows, max(1, len(rows) // 4))  # a third less time than with 64 at once
     latents = torch.cat([vae.encoder(torch.from_numpy(samples.occupancy(c)).to(device)).cpu() for c in chunks])
     if kept is not None:
-        for other in kept.parent.glob(f"{LATENTS}*"):
+        for other in kept.parent.glob(f"{LATENTS}*.safetensors"):  # not what another process is writing
             other.unlink(missing_ok=True)
         write_arrays(kept, {"latents": latents.numpy()})
     return latents
